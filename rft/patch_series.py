@@ -88,10 +88,11 @@ def parse_patch(name: str, data: bytes) -> Patch:
         lines = data.decode().split("\n")
     except UnicodeDecodeError as error:
         raise RftError(f"patch {name}: not UTF-8 ({error}); save it as UTF-8") from None
-    starts = [i for i, line in enumerate(lines) if _DIFF.match(line)]
-    if not starts:
+    starts = [i for i, line in enumerate(lines) if line.startswith("diff ")]
+    if not starts or not all(_DIFF.match(lines[start]) for start in starts):
+        found = next((lines[start] for start in starts if not _DIFF.match(lines[start])), "no diff")
         raise RftError(
-            f"patch {name}: no 'diff --git a/openrlhf/… b/openrlhf/…' line; make it with git diff --full-index"
+            f"patch {name}: {found!r}, wanted 'diff --git a/openrlhf/… b/openrlhf/…'; use git diff --full-index"
         )
     touches = []
     for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
@@ -188,7 +189,13 @@ def build(patches: list[Patch], base: dict[str, bytes]) -> dict[str, bytes]:
             (root / path).write_bytes(base[path])
         for patch in patches:
             _git_apply(patch, root)
-        result = {touch.path: (root / touch.path).read_bytes() for patch in patches for touch in patch.touches}
+        wanted = {touch.path for patch in patches for touch in patch.touches}
+        found = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+        if found != wanted:
+            raise RftError(
+                f"the patches make {sorted(found ^ wanted)[0]} without a 'diff --git' line of its own; add it"
+            )
+        result = {path: (root / path).read_bytes() for path in sorted(wanted)}
     for path, data in result.items():
         if path.endswith(".py"):
             _compile(path, data, patches)
