@@ -1,0 +1,59 @@
+"""The command ``rft``: verbs in groups, each a module that is imported when it is called, so that help is instant.
+
+A verb is an entry in a group of VERBS: name -> (module, one line of help); its module has ``main(argv) -> int``.
+"""
+
+import difflib
+import importlib
+import os
+import sys
+
+from rft.errors import RftError
+
+VERBS: dict[str, dict[str, tuple[str, str]]] = {
+    "set-up": {
+        "patches": ("rft.patches", "install integrity: status, apply, check, verify, reverse"),
+        "tiny": ("rft.tiny.cli", "make the tiny gpt-oss and its data; the tiny run's summary"),
+    },
+    "runs": {
+        "runs": ("rft.runs", "list the runs, show one"),
+    },
+}
+
+
+def usage() -> str:
+    lines = ["usage: rft VERB [options]     (rft VERB --help for a verb's own)"]
+    width = max(len(verb) for group in VERBS.values() for verb in group)
+    for group, verbs in VERBS.items():
+        lines += ["", f"{group}:", *(f"  {verb:<{width}}  {text}" for verb, (_, text) in verbs.items())]
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> int:
+    """Runs a verb; an RftError is one line and exit status 2."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if argv else 2
+    table = {verb: entry for group in VERBS.values() for verb, entry in group.items()}
+    verb, rest = argv[0], argv[1:]
+    try:
+        if verb not in table:
+            near = difflib.get_close_matches(verb, table, n=1)
+            raise RftError(f"rft: unknown verb {verb!r}: {f'did you mean {near[0]}?' if near else 'see rft --help'}")
+        return importlib.import_module(table[verb][0]).main(rest)
+    except RftError as err:
+        print(f"error: {err}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # `rft runs | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def main_entry() -> None:
+    sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main_entry()

@@ -1,0 +1,236 @@
+"""What can be known to be wrong before any engine starts: the checks of every launch.
+
+:func:`check` runs them in order and raises :class:`rft.errors.RftError` at the first that fails: one line with the file
+or flag, the value and the remedy. Each check is a function of the parsed flags (and of the environment where it says
+so), reads only, and knows nothing of the others. Called by the launcher, on the main thread, before the run folder
+exists; needs neither torch nor a network.
+"""
+
+import ast
+import json
+import os
+import shutil
+from argparse import Namespace
+from pathlib import Path
+
+from rft.cluster import port_is_free
+from rft.data_files import check_prompts, looks_local
+from rft.errors import RftError
+from rft.provenance import gpus
+from rft.runs import Paths
+
+# Free space that must remain beside one checkpoint: logs, samples, Ray's spill files. $RFT_MIN_FREE_GB overrides.
+MIN_FREE_GB = 2.0
+# OpenRLHF hands min_lr to the scheduler; the other names of transformers do not take it and die at the first step.
+SCHEDULERS = ("cosine_with_min_lr", "cosine_warmup_with_min_lr", "constant", "constant_with_warmup", "inverse_sqrt")
+# bf16 weight, fp32 master weight, two fp32 Adam moments
+LORA_BYTES_PER_PARAMETER = 2 + 4 + 4 + 4
+
+
+def check(args: Namespace, env: dict[str, str], repo: Path, paths: Paths) -> None:
+    """All checks, cheapest first. repo: what relative paths are relative to."""
+    check_scheduler(args)
+    check_attention(args, repo)
+    check_checkpointing(args)
+    check_batches(args)
+    check_model("--pretrain", args.pretrain, repo, env)
+    if getattr(args, "engine_pretrain", None):
+        check_model("--engine_pretrain", args.engine_pretrain, repo, env)
+    check_reward(args, repo)
+    check_prompts(args, repo)
+    check_outputs(paths)
+    check_disk(args, repo, paths, env)
+    check_port(env)
+    check_gpus(args, env)
+
+
+def is_cpu(env: dict[str, str]) -> bool:
+    """Does the recipe ask for the CPU?"""
+    return env.get("DS_ACCELERATOR") == "cpu"
+
+
+def actor_ranks(args: Namespace) -> int:
+    return args.actor_num_nodes * args.actor_num_gpus_per_node
+
+
+def gpus_needed(args: Namespace) -> int:
+    """GPUs (or logical ones on a CPU) that the recipe's placement groups ask for."""
+    engines = (args.vllm_num_engines or 0) * args.vllm_tensor_parallel_size
+    if args.colocate_all_models:
+        return max(actor_ranks(args), engines)
+    own_reference = args.init_kl_coef > 0 and not args.colocate_actor_ref
+    return actor_ranks(args) + engines + (args.ref_num_nodes * args.ref_num_gpus_per_node if own_reference else 0)
+
+
+def absolute_paths(args: Namespace, repo: Path) -> list[str]:
+    """Overriding flags with absolute paths, for the workers of a joined cluster, which start elsewhere."""
+    flags = []
+    for name in ("pretrain", "engine_pretrain", "prompt_data", "eval_dataset", "remote_rm_url"):
+        value = getattr(args, name, None)
+        items = value if isinstance(value, list) else (value or "").split(",")
+        if any((repo / item).exists() for item in items if item):
+            flags += [f"--{name}", ",".join(str(repo / item) if (repo / item).exists() else item for item in items)]
+    return flags
+
+
+def check_scheduler(args: Namespace) -> None:
+    if args.lr_scheduler not in SCHEDULERS:
+        raise RftError(f"--lr_scheduler {args.lr_scheduler}: not one that takes min_lr; use {', '.join(SCHEDULERS)}")
+
+
+def check_attention(args: Namespace, repo: Path) -> None:
+    """gpt-oss has attention sinks, which flash_attention_2 and 3 drop without a word (and packing forces them)."""
+    if not is_gpt_oss(args.pretrain, repo):
+        return
+    for flag in ("packing_samples", "use_dynamic_batch"):
+        if getattr(args, flag):
+            raise RftError(f"--{flag}: forces flash_attention_2, which drops gpt-oss's attention sinks; leave it out")
+    if "flash_attention" in args.attn_implementation or "flash-attn" in args.attn_implementation:
+        what = "drops gpt-oss's attention sinks or their gradient"
+        raise RftError(f"--attn_implementation {args.attn_implementation}: {what}; use eager")
+
+
+def check_checkpointing(args: Namespace) -> None:
+    """Non-reentrant checkpointing compares shapes that ZeRO-3 changes under frozen parameters."""
+    wrong = args.gradient_checkpointing and not args.gradient_checkpointing_use_reentrant
+    if wrong and args.lora_rank > 0 and args.zero_stage == 3:
+        remedy = "add --gradient_checkpointing_use_reentrant"
+        raise RftError(f"--gradient_checkpointing with LoRA under ZeRO-3 fails on frozen parameters: {remedy}")
+
+
+def check_batches(args: Namespace) -> None:
+    """Whole optimizer steps from every rollout, whole micro-batches on every rank."""
+    ranks = actor_ranks(args) // args.ring_attn_size // args.ds_tensor_parallel_size
+    rollout = args.rollout_batch_size * args.n_samples_per_prompt
+    product = f"{args.rollout_batch_size} prompts x {args.n_samples_per_prompt} samples = {rollout}"
+    for flag, value in (("--train_batch_size", args.train_batch_size), ("the number of actor ranks", ranks)):
+        if value < 1 or rollout % value:
+            raise RftError(f"{flag} {value} does not divide a rollout ({product}): choose a divisor of {rollout}")
+    step = args.micro_train_batch_size * ranks
+    if args.train_batch_size % step:
+        parts = f"--micro_train_batch_size {args.micro_train_batch_size} x {ranks} ranks = {step}"
+        raise RftError(f"--train_batch_size {args.train_batch_size} (samples) is no multiple of {parts}")
+
+
+def check_model(flag: str, name: str | None, repo: Path, env: dict[str, str]) -> None:
+    """A folder with config.json, or a hub id; a hub id must be cached when HF_HUB_OFFLINE is set."""
+    if not name:
+        raise RftError(f"{flag} is missing: give a model folder or a hub id")
+    path = repo / os.path.expanduser(name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise RftError(f"{flag} {name}: no config.json in that folder; give a Hugging Face checkpoint")
+        _read_json(path / "config.json", flag)
+    elif path.exists() or looks_local(name, repo):
+        raise RftError(f"{flag} {name}: no such folder (relative to {repo}); give a model folder or a hub id")
+    elif env.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on") and not _cached(name, env):
+        raise RftError(f"{flag} {name}: not in the hub cache and HF_HUB_OFFLINE is set; download it or unset that")
+
+
+def _cached(name: str, env: dict[str, str]) -> bool:
+    home = Path(env.get("HF_HOME") or Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface")
+    hub = Path(env.get("HF_HUB_CACHE") or home / "hub")
+    return any((hub / f"models--{name.replace('/', '--')}" / "snapshots").glob("*/config.json"))
+
+
+def _read_json(path: Path, flag: str) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        raise RftError(f"{flag}: {path} is not readable JSON ({err}); the checkpoint is damaged") from err
+
+
+def is_gpt_oss(name: str | None, repo: Path) -> bool:
+    config = repo / (name or "") / "config.json"
+    if name and config.is_file():
+        return _read_json(config, "--pretrain").get("model_type") == "gpt_oss"
+    return "gpt-oss" in (name or "")
+
+
+def check_reward(args: Namespace, repo: Path) -> None:
+    """A reward file that exists, compiles and defines reward_func; http rewards are left alone."""
+    for name in args.remote_rm_url or []:
+        if not name.endswith(".py"):
+            continue
+        path = repo / name
+        try:
+            tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+        except OSError as err:
+            raise RftError(f"--remote_rm_url {name}: {err.strerror} (relative to {repo}); give a reward file") from err
+        except SyntaxError as err:
+            raise RftError(f"--remote_rm_url {name} line {err.lineno}: {err.msg}; mend the reward file") from err
+        names = {n.name for n in tree.body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)}
+        names |= {alias.asname or alias.name for n in tree.body if isinstance(n, ast.ImportFrom) for alias in n.names}
+        if "reward_func" not in names:
+            raise RftError(f"--remote_rm_url {name}: defines no reward_func(queries, prompts, labels)")
+
+
+def _existing(path: Path) -> Path:
+    """The path or its nearest ancestor that exists."""
+    path = Path(path).absolute()
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def check_outputs(paths: Paths) -> None:
+    """Every output folder can be made and written."""
+    for name, folder in (("run", paths.run_dir), ("metrics", paths.metrics), ("samples", paths.samples)):
+        _writable(f"{name} folder", folder)
+    _writable("log folder", str(Path(paths.log).parent))
+    _writable("--ckpt_path", paths.ckpt)
+    _writable("--save_path", paths.save)
+
+
+def _writable(what: str, folder: str) -> None:
+    there = _existing(Path(folder))
+    if not there.is_dir():
+        raise RftError(f"{what} {folder}: {there} is a file; name another place")
+    if not os.access(there, os.W_OK | os.X_OK) or os.statvfs(there).f_flag & os.ST_RDONLY:
+        raise RftError(f"{what} {folder}: {there} is not writable; make it so or name another place")
+
+
+def checkpoint_bytes(args: Namespace, repo: Path) -> int:
+    """Size of one LoRA checkpoint with its optimizer state; 0 where the model's geometry is not at hand."""
+    config = repo / (args.pretrain or "") / "config.json"
+    if not config.is_file() or args.lora_rank <= 0:
+        return 0
+    model = _read_json(config, "--pretrain")
+    hidden, heads = model.get("hidden_size", 0), model.get("num_attention_heads", 0)
+    head = model.get("head_dim") or (hidden // heads if heads else 0)
+    q, kv = heads * head, model.get("num_key_value_heads", heads) * head
+    parameters = args.lora_rank * model.get("num_hidden_layers", 0) * (2 * (hidden + q) + 2 * (hidden + kv))
+    return parameters * LORA_BYTES_PER_PARAMETER
+
+
+def check_disk(args: Namespace, repo: Path, paths: Paths, env: dict[str, str]) -> None:
+    """Room for one checkpoint more than are kept, and a floor for everything else."""
+    floor = float(env.get("RFT_MIN_FREE_GB") or MIN_FREE_GB) * 1e9
+    need = floor + (args.max_ckpt_num + 1) * checkpoint_bytes(args, repo)
+    for flag, folder in (("--ckpt_path", paths.ckpt), ("run folder", paths.run_dir)):
+        free = shutil.disk_usage(_existing(Path(folder))).free
+        if free < need:
+            sizes = f"{free / 1e9:.1f} GB free, {need / 1e9:.1f} GB needed"
+            raise RftError(f"{flag} {folder}: disk full: {sizes}; free space or name another disk")
+
+
+def check_port(env: dict[str, str]) -> None:
+    value = env.get("RFT_RAY_PORT")
+    if not value or env.get("RAY_ADDRESS"):
+        return
+    if not value.isdigit() or not 0 < int(value) < 65536:
+        raise RftError(f"RFT_RAY_PORT={value}: no port number; unset it to have a free one chosen")
+    if not port_is_free(int(value)):
+        raise RftError(f"RFT_RAY_PORT={value}: occupied; name another, or unset it to have a free one chosen")
+
+
+def check_gpus(args: Namespace, env: dict[str, str]) -> None:
+    """As many NVIDIA GPUs as actors and engines ask for; a joined cluster's are not ours to count."""
+    if is_cpu(env) or env.get("RAY_ADDRESS"):
+        return
+    visible = env.get("CUDA_VISIBLE_DEVICES")
+    found = len(gpus()) if visible is None else len([one for one in visible.split(",") if one.strip()])
+    if found < gpus_needed(args):
+        engines = f"{args.vllm_num_engines or 0} engines x {args.vllm_tensor_parallel_size}"
+        need = f"{gpus_needed(args)} GPUs needed ({actor_ranks(args)} actor ranks, {engines})"
+        raise RftError(f"{need}, {found} found: use fewer ranks, RAY_ADDRESS, or train_grpo_tiny.sh on a CPU")
