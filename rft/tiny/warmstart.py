@@ -21,12 +21,12 @@ IGNORE = -100
 class WarmStart:
     """Step budgets and rates of the fit."""
 
-    clean_steps: int = 360
-    noisy_steps: int = 60
-    frozen_steps: int = 60
+    clean_steps: int = 300
+    noisy_steps: int = 40
+    frozen_steps: int = 40
     batch: int = 64
     noise: float = 0.55  # share of random answers in the last two stages
-    learning_rate: float = 4e-3
+    learning_rate: float = 2.5e-3
     noisy_learning_rate: float = 4e-4  # low, or the random answers unlearn the sums
     weight_decay: float = 0.01
 
