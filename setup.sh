@@ -88,9 +88,8 @@ install_packages() {
   if [[ $fresh == yes ]]; then
     step "installing requirements/$kind.lock" "${pip[@]}" install --python "$VENV/bin/python" --no-deps -r "$list"
   else
-    echo "-e $ROOT" >>"$list"
-    step "following requirements/$kind.lock" "${pip[@]}" sync --python "$VENV/bin/python" \
-      --no-build-isolation-package rft "$list"
+    # This removes rft too, as no lock names it; it is put back right after.
+    step "following requirements/$kind.lock" "${pip[@]}" sync --python "$VENV/bin/python" "$list"
   fi
   if [[ $kind == gpu && ${RFT_FLASH_ATTN:-} == 1 ]]; then
     # Its build imports torch, so it comes after torch and sees this environment. Never run on a machine with a GPU
