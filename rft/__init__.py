@@ -1,0 +1,1 @@
+"""rft: trustworthy GRPO fine-tuning of gpt-oss on OpenRLHF, DeepSpeed and vLLM."""

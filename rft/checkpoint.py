@@ -1,0 +1,253 @@
+"""Adapter checkpoints that can be continued, whole or not there at all.
+
+A checkpoint folder holds ``adapter_model.safetensors`` and ``adapter_config.json`` (PEFT's own format, in the live
+dtype), the tokenizer, ``resume/`` (one file a ZeRO rank: optimizer, scheduler, random states; and ``state.json``: step,
+data position) and ``digests.json``. Its size is that of the LoRA tensors and their Adam state: nothing grows with the
+base. Everything is written to a temporary name beside it and renamed when complete; the oldest checkpoint goes only
+after the newest is in place. All functions that say *collective* are called on every ZeRO rank, in the Ray actor's
+main thread; the folder must be on a file system that all of them see.
+"""
+
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+from pathlib import Path
+
+import torch
+
+from rft import device, lora_params
+from rft.errors import RftError
+
+TAG = re.compile(r"global_step(\d+)_hf")
+IDENTITY = ("pretrain", "lora_rank", "lora_alpha", "target_modules", "seed")
+
+
+def _rank() -> int:
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+
+
+def _agree(where: Path, step: str, error: Exception | None) -> None:
+    """Collective: all ranks go on, or all raise the first rank's error (else the others would wait for ever)."""
+    messages: list[str | None] = [None if error is None else f"{type(error).__name__}: {error}"]
+    if torch.distributed.is_initialized():
+        mine, messages = messages[0], [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(messages, mine)
+    failed = [f"rank {rank}: {message}" for rank, message in enumerate(messages) if message]
+    if failed:
+        raise RftError(
+            f"checkpoint {where}: {step} failed ({failed[0]}); nothing was left half-written, earlier checkpoints stand; "
+            "free space or make the folder writable, then continue with --load_checkpoint"
+        )
+
+
+def save_adapter(model, tokenizer, output_dir: str, write_resume=None, state: dict | None = None) -> Path:
+    """Collective: write the adapter, the tokenizer and, where given, the resume state to `output_dir`.
+
+    model         the PEFT model (unwrapped from the DeepSpeed engine)
+    write_resume  called on every rank with the temporary ``resume/`` folder
+    state         JSON-able controller state, written once
+    raises        RftError on every rank if any rank fails; the temporary folder is removed, `output_dir` is untouched
+    """
+    final = Path(output_dir)
+    part = final.with_name(f".{final.name}.part")
+    tensors = lora_params.gathered(model, on_this_rank=_rank() == 0)
+
+    def attempt(what, on_rank_0_only=True, step=""):
+        error = None
+        try:
+            if not on_rank_0_only or _rank() == 0:
+                what()
+        except Exception as caught:
+            error = caught
+        try:
+            _agree(final, step, error)
+        except RftError:
+            if _rank() == 0:
+                shutil.rmtree(part, ignore_errors=True)
+            raise
+
+    def make_folder():
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        if write_resume is not None:
+            (part / "resume").mkdir()
+
+    attempt(make_folder, step="creating the folder")
+    if write_resume is not None:
+        attempt(lambda: write_resume(part / "resume"), on_rank_0_only=False, step="writing the resume state")
+
+    def finish():
+        _write_adapter(model, tensors, part)
+        tokenizer.save_pretrained(part)
+        if state is not None:
+            (part / "resume" / "state.json").write_text(json.dumps(state, indent=1))
+        _seal(part)
+        _replace(part, final)
+
+    attempt(finish, step="writing the adapter")
+    return final
+
+
+def _write_adapter(model, tensors: dict[str, torch.Tensor], folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    named = {lora_params.canonical(name): tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(named, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = model.peft_config[model.active_adapter]
+    training, config.inference_mode = config.inference_mode, True
+    try:
+        config.save_pretrained(folder)
+    finally:
+        config.inference_mode = training
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _seal(folder: Path) -> None:
+    """Write ``digests.json`` over every file and force all of it to the disk."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    digests = {str(path.relative_to(folder)): file_digest(path) for path in files}
+    (folder / "digests.json").write_text(json.dumps(digests, indent=1))
+    for path in [*files, folder / "digests.json", folder]:
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+
+
+def _replace(part: Path, final: Path) -> None:
+    old = final.with_name(f".{final.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        final.rename(old)
+    part.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def verify(folder: Path) -> str | None:
+    """None if every file of a checkpoint is there and as it was written; else what is wrong with it."""
+    try:
+        digests = json.loads((folder / "digests.json").read_text())
+    except (OSError, ValueError) as error:
+        return f"no readable digests.json ({error})"
+    for name, digest in digests.items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if file_digest(folder / name) != digest:
+            return f"{name} is not what was written (its digest differs)"
+    return None
+
+
+def checkpoints(ckpt_path: str | Path) -> list[Path]:
+    """Checkpoint folders under `ckpt_path`, oldest step first; temporary ones are left out."""
+    folders = [p for p in Path(ckpt_path).glob("global_step*_hf") if p.is_dir() and TAG.fullmatch(p.name)]
+    return sorted(folders, key=lambda p: int(TAG.fullmatch(p.name).group(1)))
+
+
+def prune(ckpt_path: str | Path, keep: int) -> None:
+    """Delete the oldest checkpoints beyond `keep`, on rank 0; called after the newest is complete."""
+    if _rank() == 0 and keep > 0:
+        for folder in checkpoints(ckpt_path)[:-keep]:
+            shutil.rmtree(folder)
+
+
+def write_rank_state(engine, scheduler, folder: Path) -> None:
+    """This rank's share of what continuing needs: ZeRO optimizer state, scheduler, counters, random states."""
+    torch.save(
+        {
+            "world_size": torch.distributed.get_world_size(),
+            "optimizer": engine.optimizer.state_dict(),
+            "scheduler": scheduler.state_dict(),
+            "engine": {name: getattr(engine, name) for name in ("global_steps", "global_samples", "micro_steps")},
+            "random": random_state(),
+        },
+        folder / f"rank{_rank()}.pt",
+    )
+
+
+def random_state() -> dict:
+    import numpy
+
+    state = {"python": random.getstate(), "numpy": numpy.random.get_state(), "torch": torch.get_rng_state()}
+    if device.mesh_device_type() != "cpu":
+        state["device"] = device.get_accelerator().get_rng_state()
+    return state
+
+
+def set_random_state(state: dict) -> None:
+    import numpy
+
+    random.setstate(state["python"])
+    numpy.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    if "device" in state and device.mesh_device_type() != "cpu":
+        device.get_accelerator().set_rng_state(state["device"])
+
+
+def newest(ckpt_path: str | Path) -> Path:
+    """The newest whole checkpoint that can be continued; RftError if there is none."""
+    wrong = []
+    for folder in reversed(checkpoints(ckpt_path)):
+        problem = verify(folder)
+        if problem is None and not (folder / "resume" / "state.json").is_file():
+            problem = "it holds no resume state"
+        if problem is None:
+            return folder
+        wrong.append(f"{folder.name}: {problem}")
+        print(f"checkpoint skipped: {wrong[-1]}")
+    raise RftError(
+        f"--load_checkpoint: {ckpt_path} holds no checkpoint to continue ({'; '.join(wrong) or 'it is empty'}); "
+        "give the --ckpt_path of an earlier run, or leave --load_checkpoint out to start anew"
+    )
+
+
+def load(engine, scheduler, args) -> dict:
+    """Collective: put adapter, optimizer, scheduler and random states back; returns the controller's state.
+
+    raises  RftError if there is nothing to continue, or it was made by another model, adapter shape or number of ranks
+    """
+    folder = newest(args.ckpt_path)
+    state = json.loads((folder / "resume" / "state.json").read_text())
+    for key in IDENTITY:
+        if state["identity"][key] != jsonable(getattr(args, key)):
+            raise RftError(
+                f"{folder}: written with --{key} {state['identity'][key]}, this run has {getattr(args, key)}; "
+                "continue with the same value"
+            )
+    files = list((folder / "resume").glob("rank*.pt"))
+    world = torch.distributed.get_world_size()
+    if len(files) != world:
+        raise RftError(f"{folder}: written by {len(files)} actor ranks, this run has {world}; use as many GPUs as then")
+    saved = torch.load(folder / "resume" / f"rank{_rank()}.pt", weights_only=False, map_location="cpu")
+    engine.optimizer.checkpoint_event_prologue()
+    engine.optimizer.load_state_dict([saved["optimizer"]] * world)
+    engine.optimizer.checkpoint_event_epilogue()  # small parameters stay gathered: refresh them
+    scheduler.load_state_dict(saved["scheduler"])
+    for name, value in saved["engine"].items():
+        setattr(engine, name, value)
+    set_random_state(saved["random"])
+    _require_equal(engine.module, folder)
+    return state["controller"]
+
+
+def jsonable(value):
+    """`value` as it comes back from JSON."""
+    return json.loads(json.dumps(value))
+
+
+def _require_equal(model, folder: Path) -> None:
+    """The adapter that the optimizer state restored must be the adapter of the file, bit for bit."""
+    from safetensors.torch import load_file
+
+    live = {lora_params.canonical(n): t for n, t in lora_params.gathered(model).items()}
+    saved = load_file(folder / "adapter_model.safetensors")
+    both = live.keys() & saved.keys()
+    differing = sorted((live.keys() ^ saved.keys()) | {name for name in both if not torch.equal(live[name], saved[name])})
+    if differing:
+        raise RftError(f"{folder}: resume state and adapter_model.safetensors disagree, first at {differing[0]}")
