@@ -7,6 +7,7 @@ no, 2 error.
 """
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -26,6 +27,7 @@ from rft.patch_series import (
 )
 from rft.patch_tree import Tree, find_site, inspect, one_pristine, pristine_bytes, record_digests, refuse_drift
 
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 REMEDY = "run: bash apply_patches.sh apply"
 
 
@@ -55,11 +57,15 @@ def _check_writable(site: Path, paths: list[str]) -> None:
 def apply(site: Path, patches_dir: Path) -> str:
     """Brings the installed package to base + series, from whatever known state it is in; says what was done."""
     patches = read_series(patches_dir)
+    pinned = read_base_digests(patches_dir)
+    label = f"{len(patches)} patches, series {series_digest(patches)}"
+    with patch_swap.settled(site):  # needs no write where there is nothing to do
+        if inspect(site, patches, pinned).status == "applied":
+            return f"already applied: {label}"
     with patch_swap.changing(site):
-        tree = inspect(site, patches, read_base_digests(patches_dir))
+        tree = inspect(site, patches, pinned)
         refuse_drift(tree, site)
-        label = f"{len(patches)} patches, series {series_digest(patches)}"
-        if tree.status == "applied":
+        if tree.status == "applied":  # by another call, meanwhile
             return f"already applied: {label}"
         touched = upstream_files(patches)
         base = pristine_bytes(site, tree, touched, patches_dir)
@@ -197,7 +203,12 @@ def main(argv: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
-        print(f"error: {name}{error.strerror or error}; the installed files are as they were", file=sys.stderr)
+        remedy = (
+            "use an environment that you may write" if error.errno in READ_ONLY else "remove the cause and call again"
+        )
+        print(
+            f"error: {name}{error.strerror or error}; the installed files are as they were; {remedy}", file=sys.stderr
+        )
     return 2
 
 
