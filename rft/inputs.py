@@ -10,6 +10,7 @@ import ast
 import json
 import os
 import shutil
+import tempfile
 from argparse import Namespace
 from pathlib import Path
 
@@ -186,8 +187,11 @@ def _writable(what: str, folder: str) -> None:
     there = _existing(Path(folder))
     if not there.is_dir():
         raise RftError(f"{what} {folder}: {there} is a file; name another place")
-    if not os.access(there, os.W_OK | os.X_OK) or os.statvfs(there).f_flag & os.ST_RDONLY:
-        raise RftError(f"{what} {folder}: {there} is not writable; make it so or name another place")
+    try:
+        with tempfile.TemporaryFile(dir=there):  # a file without a name: permission bits tell root nothing
+            pass
+    except OSError as err:
+        raise RftError(f"{what} {folder}: {there} is not writable ({err.strerror}); name another place") from err
 
 
 def checkpoint_bytes(args: Namespace, repo: Path) -> int:

@@ -86,10 +86,9 @@ class Family:
         self._signal(signal.SIGTERM)
         self._wait_gone(grace_s)
         deadline = time.monotonic() + kill_s
-        while self.members() and time.monotonic() < deadline:
+        while not self._gone() and time.monotonic() < deadline:
             self._signal(signal.SIGKILL)  # again and again: a dying parent hands its children to us
             self._wait_gone(0.2)
-        self._reap()
         return self.members()
 
     def _signal(self, number: int) -> None:
@@ -100,21 +99,37 @@ class Family:
     def _wait_gone(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            self._reap()
-            if not self.members():
+            if self._gone():
                 return
             time.sleep(0.05)
+
+    def _gone(self) -> bool:
+        """No member and nothing left to collect, in three looks: one look misses a child whose parent dies meanwhile."""
+        for _ in range(3):
+            self._reap()
+            if self.members() or self._zombies():
+                return False
+            time.sleep(0.02)
+        return True
+
+    def _zombies(self) -> list[psutil.Process]:
+        """Dead adopted children that wait to be collected."""
+        owned = {child.pid for child in self._owned}
+        found = []
+        for process in self._self.children():
+            with contextlib.suppress(psutil.Error):
+                adopted = process.pid not in owned and process not in self._before
+                if adopted and process.status() == psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
 
     def _reap(self) -> None:
         """Collects dead adopted children; those that a Popen owns are collected through it, so no status is lost."""
         for child in self._owned:
             child.poll()
-        owned = {child.pid for child in self._owned}
-        for process in self._self.children():
-            with contextlib.suppress(psutil.Error, OSError):
-                adopted = process.pid not in owned and process not in self._before
-                if adopted and process.status() == psutil.STATUS_ZOMBIE:
-                    os.waitpid(process.pid, os.WNOHANG)
+        for process in self._zombies():
+            with contextlib.suppress(OSError):
+                os.waitpid(process.pid, os.WNOHANG)
 
 
 def _pss_bytes(pid: int) -> int:
