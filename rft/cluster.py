@@ -214,6 +214,10 @@ def join(address: str) -> Cluster:
 
 
 def join_env(env: dict[str, str]) -> dict[str, str]:
-    """The variable that makes ray.init give a joined cluster's workers the run's environment."""
+    """The variables that make ray.init give a joined cluster's workers the run's environment.
+
+    What OpenRLHF itself passes to ray.init wins where both name a variable; without the second entry Ray would refuse.
+    """
     chosen = {k: v for k, v in env.items() if k.startswith(JOIN_PREFIXES) or k in JOIN_NAMES}
-    return {"RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps({"runtime_env": {"env_vars": chosen}})}
+    config = json.dumps({"runtime_env": {"env_vars": chosen}})
+    return {"RAY_JOB_CONFIG_JSON_ENV_VAR": config, "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1"}

@@ -190,7 +190,7 @@ def _record(options: Options, args: Namespace, env: dict[str, str]) -> dict:
 
 def _start_cluster(args: Namespace, env: dict[str, str], family: Family) -> ray_cluster.Cluster:
     if env.get("RAY_ADDRESS"):
-        return ray_cluster.join(env["RAY_ADDRESS"])
+        return ray_cluster.Cluster(env["RAY_ADDRESS"])  # it answered before the run's folder was made
     port = int(env["RFT_RAY_PORT"]) if env.get("RFT_RAY_PORT") else None
     if not inputs.is_cpu(env):
         return ray_cluster.start_head(family, env, runs.REPO, None, None, port)

@@ -104,7 +104,7 @@ class Family:
             time.sleep(0.05)
 
     def _gone(self) -> bool:
-        """No member and nothing left to collect, in three looks: one look misses a child whose parent dies meanwhile."""
+        """No member and nothing to collect, in three looks: one look misses a child whose parent dies meanwhile."""
         for _ in range(3):
             self._reap()
             if self.members() or self._zombies():

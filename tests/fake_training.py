@@ -41,7 +41,7 @@ step(1)
 if how == "ray":
     import ray
 
-    ray.init()
+    ray.init(runtime_env={"env_vars": {"TOKENIZERS_PARALLELISM": "true"}})  # as train_ppo_ray does
     print("worker sees", ray.get(ray.remote(lambda: (os.getcwd(), os.environ["METRICS_LOG_DIR"])).remote()), flush=True)
 if how == "wait":
     time.sleep(600)

@@ -105,9 +105,8 @@ def test_join_env_carries_the_run_and_no_secret():
     env = cluster.join_env(
         {"METRICS_LOG_DIR": "/m", "RFT_RUN_ID": "x", "AWS_SECRET": "s", "HF_TOKEN": "t", "HOME": "/h"}
     )
-    assert env == {
-        "RAY_JOB_CONFIG_JSON_ENV_VAR": '{"runtime_env": {"env_vars": {"METRICS_LOG_DIR": "/m", "RFT_RUN_ID": "x"}}}'
-    }
+    config = '{"runtime_env": {"env_vars": {"METRICS_LOG_DIR": "/m", "RFT_RUN_ID": "x"}}}'
+    assert env == {"RAY_JOB_CONFIG_JSON_ENV_VAR": config, "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1"}
 
 
 def test_ports_are_free_and_different():

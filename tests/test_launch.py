@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -195,6 +196,38 @@ def test_with_a_real_ray_head(tmp_path):
     assert f"worker sees ('{TESTS.parent}', '{launcher.run / 'metrics'}')" in log
     assert alive(launcher.seen) == []
     assert set(Path("/tmp").glob("rft-*")) <= before
+
+
+HEAD = """
+import os, sys
+from pathlib import Path
+from rft import cluster
+from rft.processes import Family
+family = Family()
+head = cluster.start_head(family, dict(os.environ), Path("/"), 4, 6, object_store_bytes=100 << 20)
+print(head.address, flush=True)
+sys.stdin.read()
+print(head.head_alive())
+head.stop()
+family.stop()
+head.remove_temp()
+"""
+
+
+@pytest.mark.engine
+def test_a_cluster_that_is_joined_serves_the_run_and_stays_up(tmp_path):
+    """Its workers run elsewhere with another environment: they get the run's."""
+    env = {**os.environ, "PYTHONPATH": str(TESTS.parent)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", HEAD], env=env, **pipes) as head:
+        address = head.stdout.readline().strip()
+        launcher = Launcher(tmp_path, "ray", RAY_ADDRESS=address, TOKENIZERS_PARALLELISM="false")
+        code, _, err = launcher.wait(240)
+        rest, _ = head.communicate("", timeout=60)
+    log = (launcher.run / "log.txt").read_text()
+    assert (code, err) == (0, ""), log
+    assert re.search(rf"worker sees \('.*', '{launcher.run / 'metrics'}'\)", log)
+    assert rest == "True\n"  # still alive after the run
 
 
 def test_own_options_are_found_anywhere():
