@@ -1,4 +1,4 @@
-"""Exact-match reward that OpenRLHF loads by path (``--remote_rm_url reward_func_em.py``); the logic is rft/exact_match.py."""
+"""Exact-match reward that OpenRLHF loads by path (``--remote_rm_url reward_func_em.py``): see rft/exact_match.py."""
 
 from rft.exact_match import reward_func
 

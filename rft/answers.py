@@ -1,8 +1,9 @@
 r"""Answer extraction and exact comparison: the one home for rewards and evaluation.
 
-final text -> last balanced ``\boxed{}`` (or, if no box was ever opened, the last number) -> `parse_number` -> equal as int or
-Fraction. Numbers are ASCII, never floats: 2**53 + 1 is not 2**53. Two numbers of which one is no integer also count as equal
-within 1e-6. An answer that does not parse is *unparseable*, which is a wrong answer; nothing here raises on model output.
+final text -> last balanced ``\boxed{}`` (or, if no box was ever opened, the last number) -> `parse_number` -> equal
+as int or Fraction. Numbers are ASCII, never floats: 2**53 + 1 is not 2**53. Two numbers of which one is no integer
+also count as equal within 1e-6. An answer that does not parse is *unparseable*, which is a wrong answer; nothing here
+raises on model output.
 
 Linear in the text; an answer of more than 200 characters is not read. Pure functions, safe in any thread.
 LaTeX beyond this (roots, pi, tuples, expressions) is for a later symbolic step at `parse_number`'s None.
@@ -18,17 +19,17 @@ TOLERANCE = Fraction(1, 10**6)
 
 BOX, NUMBER, NONE = 2, 1, 0  # parse_method: how the answer was found
 
-_BRACES = re.compile(r"\\+(?P<box>boxed|fbox)\s*\{|\\[\s\S]|[{}]")
+_BRACES = re.compile(r"\\{1,2}(?P<box>boxed|fbox)\s*\{|\\[\s\S]|[{}]")
 _BOX_OPENED = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 _DIGITS = r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+|[0-9]+)"
 _PLAIN = re.compile(rf"(?P<int>{_DIGITS}|[1-9][0-9]{{0,2}}(?: [0-9]{{3}})+)?(?:\.(?P<frac>[0-9]*))?")
-# In running text: not glued to a letter or digit on the left ("x2", "1.5" inside "1.5.2"); a minus only where it is a sign.
+# In running text: not glued to a letter or digit on the left ("x2"); a minus only where it is a sign.
 _LAST_NUMBER = re.compile(rf"(?<![A-Za-z0-9_.])(?:(?<![0-9)\]}}])-\s?)?\$?{_DIGITS}(?:\.[0-9]+)?(?:\s?/\s?[0-9]+)?")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An extracted answer: its text, how it was found (BOX, NUMBER, NONE), and where it starts in the text (-1: nowhere)."""
+    """An extracted answer: its text, how it was found (BOX, NUMBER, NONE), where it starts (-1: nowhere)."""
 
     text: str
     method: int
@@ -48,13 +49,13 @@ def extract_answer(text: str) -> Answer:
     if _BOX_OPENED.search(text):
         return Answer("", NONE)
     last = None
-    for last in _LAST_NUMBER.finditer(_plain_minus(text)):
-        pass
+    for match in _LAST_NUMBER.finditer(_plain_minus(text)):
+        last = match
     return Answer(last.group(), NUMBER, last.start()) if last else Answer("", NONE)
 
 
 def last_box(text: str) -> tuple[int, int] | None:
-    r"""(start, end) of the contents of the ``\boxed{}`` that closes last, or None. Of nested boxes the outer one counts."""
+    r"""(start, end) of what the ``\boxed{}`` that closes last holds, or None. Of nested boxes the outer one counts."""
     opened: list[int] = []  # start of contents for a box, -1 for any other brace
     found = None
     for match in _BRACES.finditer(text):
@@ -71,7 +72,7 @@ def last_box(text: str) -> tuple[int, int] | None:
 
 
 def parse_number(text: str) -> Fraction | None:
-    """The exact value of an answer such as ``1{,}234``, ``x = \\frac{72}{2}``, ``36\\text{ cm}``, ``50\\%``; None if it is no number."""
+    r"""The exact value of ``1{,}234``, ``x = \frac{72}{2}``, ``36\text{ cm}``, ``50\%``; None if it is no number."""
     if len(text) > MAX_ANSWER_CHARS:
         return None
     return _value(_normalise(text))
@@ -96,7 +97,9 @@ def equal(answer: Fraction, gold: Fraction) -> bool:
     return abs(answer - gold) <= TOLERANCE
 
 
-_WRAPPERS = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|bm|mbox|operatorname)\s*\{([^{}]*)\}")
+_WRAPPERS = re.compile(
+    r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|bm|mbox|operatorname)\s*\{([^{}]*)\}"
+)
 _REPLACEMENTS = (
     (re.compile(r"\\[dt]frac"), r"\\frac"),
     (re.compile(r"\\(?:left|right|displaystyle|big|Big)(?![A-Za-z])"), ""),
@@ -109,13 +112,17 @@ _REPLACEMENTS = (
     (re.compile(r"\\?[$%]|\\[()\[\]]|\*\*|`"), ""),
 )
 _DASHES = str.maketrans({"\u2212": "-", "\u2013": "-", "\ufe63": "-", "\uff0d": "-"})
-_ASSIGNMENT = re.compile(r"^(?:[A-Za-z]\w{0,19}|\\[A-Za-z]+|[A-Za-z]\([^=()]*\)|\|?[A-Z]{2,4}\|?)\s*(?:=|\\approx)\s*(?=\S)")
+_ASSIGNMENT = re.compile(
+    r"^(?:[A-Za-z]\w{0,19}|\\[A-Za-z]+|[A-Za-z]\([^=()]*\)|\|?[A-Z]{2,4}\|?)\s*(?:=|\\approx)\s*(?=\S)"
+)
 _UNIT = re.compile(r"^(?P<number>[^A-Za-z\\]*[0-9}.])(?P<gap>\s*)(?P<unit>[A-Za-z][A-Za-z .]*(?:\^\{?[23]\}?)?)$")
-_NOT_UNITS = frozenset("or and to of by plus minus times over per mod".split())
-_ONE_LETTER_UNITS = frozenset("m g s h L l J N W V K A C F".split())
+_NOT_UNITS = frozenset(["or", "and", "to", "of", "by", "plus", "minus", "times", "over", "per", "mod"])
+_ONE_LETTER_UNITS = frozenset(["m", "g", "s", "h", "L", "l", "J", "N", "W", "V", "K", "A", "C", "F"])
 _FRACTION = re.compile(r"\\frac\s*(?:\{(?P<a>[^{}]+)\}|(?P<a1>[0-9]))\s*(?:\{(?P<b>[^{}]+)\}|(?P<b1>[0-9]))")
 _RATIO = re.compile(r"(?P<a>[^/]+)/(?P<b>[^/]+)")
-_POWER_OF_TEN = re.compile(r"(?P<m>.+?)\s*(?:\\times|\\cdot|\*|x)\s*10\s*\^\s*(?:\{(?P<e>[+-]?[0-9]{1,4})\}|(?P<e1>[0-9]))")
+_POWER_OF_TEN = re.compile(
+    r"(?P<m>.+?)\s*(?:\\times|\\cdot|\*|x)\s*10\s*\^\s*(?:\{(?P<e>[+-]?[0-9]{1,4})\}|(?P<e1>[0-9]))"
+)
 
 
 def _plain_minus(text: str) -> str:
@@ -123,7 +130,7 @@ def _plain_minus(text: str) -> str:
 
 
 def _normalise(text: str) -> str:
-    """The document's clean-up: wrappers, spacing, currency, degrees, trailing full stops, one assignment, a trailing unit."""
+    """Without wrappers, spacing, currency, degrees, trailing full stops, one assignment, a trailing unit."""
     text = _plain_minus(text)
     for pattern, replacement in _REPLACEMENTS:
         text = pattern.sub(replacement, text)

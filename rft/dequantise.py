@@ -1,9 +1,10 @@
 """Bit-exact bf16 copy of an MXFP4 gpt-oss checkpoint: what vLLM's CPU build can load.
 
-`dequantise_checkpoint` goes shard by shard (one shard in memory at a time), turns ``<name>_blocks`` and ``<name>_scales``
-into ``<name>`` (E, in, out) bf16 and copies every other tensor and file unchanged. The new config.json has no
-``quantization_config`` and names its source by digest under ``rft_dequantised_from``. The target appears complete or not
-at all (written beside it, then renamed). Called by ``rft dequantise SRC DST``, the tiny model's maker and the launcher.
+`dequantise_checkpoint` goes shard by shard (one shard in memory at a time), turns ``<name>_blocks`` and
+``<name>_scales`` into ``<name>`` (E, in, out) bf16 and copies every other tensor and file unchanged. The new
+config.json has no ``quantization_config`` and names its source by digest under ``rft_dequantised_from``. The target
+appears complete or not at all (written beside it, then renamed). Called by ``rft dequantise SRC DST``, the tiny
+model's maker and the launcher.
 """
 
 import argparse
@@ -59,7 +60,9 @@ def dequantise_checkpoint(src: Path, dst: Path) -> Path:
     config = _read_json(src / "config.json")
     method = (config.get("quantization_config") or {}).get("quant_method")
     if method != "mxfp4":
-        raise RftError(f"{src / 'config.json'}: quant_method is {method!r}, not 'mxfp4': there is nothing to dequantise")
+        raise RftError(
+            f"{src / 'config.json'}: quant_method is {method!r}, not 'mxfp4': there is nothing to dequantise"
+        )
     shards = list_shards(src)
     source_digest = checkpoint_digest(src)
     if dst.exists():
@@ -110,7 +113,7 @@ def _write_shards(shards: list[Path], target: Path, has_index: bool) -> None:
                     scales = other.get_tensor(stem + "_scales")
                 tensors[stem] = dequantise_expert(handle.get_tensor(name), scales)
         save_file(tensors, target / shard.name, metadata={"format": "pt"})
-        weight_map |= {name: shard.name for name in tensors}
+        weight_map |= dict.fromkeys(tensors, shard.name)
         total_bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     if has_index:
         index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}

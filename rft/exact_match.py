@@ -1,8 +1,9 @@
 """The exact-match reward: 1.0 if the final answer equals the integer label, else 0.0.
 
-OpenRLHF 0.9.3 calls `reward_func` for one sample at a time, with length-1 lists, in a worker thread (openrlhf/utils/agent.py), and
-makes tensors of ``rewards``, ``scores`` and every value of ``extra_logs``, which must have the same keys for every sample.
-Wrong and unparseable answers score 0.0 and are counted apart; a label that is no integer is an error, not a wrong answer.
+OpenRLHF 0.9.3 calls `reward_func` for one sample at a time, with length-1 lists, in a worker thread
+(openrlhf/utils/agent.py), and makes tensors of ``rewards``, ``scores`` and every value of ``extra_logs``, which must
+have the same keys for every sample. Wrong and unparseable answers score 0.0 and are counted apart; a label that is no
+integer is an error, not a wrong answer.
 """
 
 from fractions import Fraction
@@ -32,7 +33,9 @@ def score(query: str, label: str, prompt: str = "") -> dict[str, float]:
     """Every figure that the reward logs for one completion; `correctness` is the reward."""
     gold = answers.parse_integer_label(label)
     if gold is None:
-        raise RftError(f"label {label!r} is no integer; this reward compares integers: mend the data or use another reward")
+        raise RftError(
+            f"label {label!r} is no integer; this reward compares integers: mend the data or use another reward"
+        )
     completion = harmony.strip_prompt(query, prompt)
     final = harmony.final_text(query, prompt)
     answer = answers.extract_answer(final.text) if final else answers.Answer("", answers.NONE)

@@ -1,9 +1,10 @@
 """Harmony transcripts: which text is the final answer, and whether the model finished.
 
-A completion follows ``<|start|>assistant`` and reads ``<|channel|>analysis<|message|>...<|end|><|start|>assistant<|channel|>final
-<|message|>...<|return|>``. Several analysis or commentary messages, tool messages in between and ``final <|constrain|>json``
-are legal. OpenRLHF hands rewards the decoded prompt and response with special tokens kept: `final_text` reads that text;
-`final_ids` reads token ids, where special tokens that a model merely typed as text cannot pass for real ones.
+A completion follows ``<|start|>assistant`` and reads
+``<|channel|>analysis<|message|>...<|end|><|start|>assistant<|channel|>final <|message|>...<|return|>``. Several
+analysis or commentary messages, tool messages in between and ``final <|constrain|>json`` are legal. OpenRLHF hands
+rewards the decoded prompt and response with special tokens kept: `final_text` reads that text; `final_ids` reads
+token ids, where special tokens that a model merely typed as text cannot pass for real ones.
 
 Pure functions, safe in any thread; linear in the input. Source: https://github.com/openai/harmony (docs/format.md).
 """
@@ -45,7 +46,7 @@ class Message:
 
 @dataclass(frozen=True)
 class FinalText:
-    """The text that counts as the answer; `truncated` if it has no end marker of its own, `harmony` if it had markup."""
+    """The text that counts as the answer; `truncated`: it has no end marker; `harmony`: it had markup."""
 
     text: str
     truncated: bool
@@ -57,15 +58,16 @@ def has_markup(text: str) -> bool:
 
 
 def messages(text: str) -> list[Message]:
-    """The messages of `text` in order. A text that starts within a message (a bare completion) belongs to the assistant."""
+    """The messages of `text` in order; what precedes the first header (a bare completion) is the assistant's."""
     return _assemble(_split(text))
 
 
 def final_text(text: str, prompt: str = "") -> FinalText | None:
     """The assistant's last final-channel message in `text`, or None if there is none.
 
-    `prompt` is cut off first, so that an answer in a few-shot prompt cannot count. Without it, only what follows the last
-    user, developer, system or tool message counts. Text without any markup, prompt included, is its own final text.
+    `prompt` is cut off first, so that an answer in a few-shot prompt cannot count. Without it, only what follows the
+    last user, developer, system or tool message counts. Text without any markup, prompt included, is its own final
+    text.
     """
     completion = strip_prompt(text, prompt)
     if not has_markup(text):
@@ -74,7 +76,7 @@ def final_text(text: str, prompt: str = "") -> FinalText | None:
 
 
 def final_ids(ids: Sequence[int], decode, markers: dict[int, str] = GPT_OSS_IDS) -> FinalText | None:
-    """As `final_text`, over a completion's ids; `decode(list of ids) -> str` turns the runs between markers into text."""
+    """As `final_text`, over a completion's ids; `decode(list of ids) -> str` reads the runs between markers."""
     pieces: list[tuple[str, str]] = []
     marker, run = "", []
     for token in ids:
@@ -90,7 +92,7 @@ def final_ids(ids: Sequence[int], decode, markers: dict[int, str] = GPT_OSS_IDS)
 
 
 def is_truncated(text: str) -> bool:
-    """True if a Harmony text does not end with <|return|> or <|call|> (padding aside); plain text is never truncated."""
+    """True if a Harmony text does not end with <|return|> or <|call|> (padding aside); plain text never is."""
     if not has_markup(text):
         return False
     end = text.rstrip()
@@ -100,7 +102,7 @@ def is_truncated(text: str) -> bool:
 
 
 def strip_prompt(text: str, prompt: str) -> str:
-    """`text` without the `prompt` it opens with; a prompt that was cut on the left is known by its last 80 characters."""
+    """`text` without the `prompt` it opens with; one that was cut on the left is known by its last 80 characters."""
     if not prompt:
         return text
     if text.startswith(prompt):
@@ -147,5 +149,7 @@ def _last_final(found: list[Message]) -> FinalText | None:
         if not words or words[0] != "assistant":
             return None  # the conversation went on after the last answer
         if message.channel.split()[:1] == ["final"]:
-            return FinalText(message.content.strip(), truncated=message.closed_by not in (RETURN, CALL, END), harmony=True)
+            return FinalText(
+                message.content.strip(), truncated=message.closed_by not in (RETURN, CALL, END), harmony=True
+            )
     return None

@@ -1,12 +1,14 @@
 """MXFP4 as gpt-oss keeps it on disk: quantise, pack, unpack.
 
-A block is 32 neighbouring inputs of one output row: 32 four-bit E2M1 codes and one E8M0 scale byte, value = code * 2**(scale - 127).
-On disk an expert tensor is ``<name>_blocks`` (E, out, in/32, 16) uint8, two codes a byte with the even element in the low
-nibble, and ``<name>_scales`` (E, out, in/32) uint8; transformers holds the dequantised tensor transposed, (E, in, out).
-Every code times every scale that a finite checkpoint uses is exact in bf16, so dequantising loses nothing.
+A block is 32 neighbouring inputs of one output row: 32 four-bit E2M1 codes and one E8M0 scale byte, value = code *
+2**(scale - 127). On disk an expert tensor is ``<name>_blocks`` (E, out, in/32, 16) uint8, two codes a byte with the
+even element in the low nibble, and ``<name>_scales`` (E, out, in/32) uint8; transformers holds the dequantised tensor
+transposed, (E, in, out). Every code times every scale that a finite checkpoint uses is exact in bf16, so dequantising
+loses nothing.
 
 Used by the tiny checkpoint's writer and by ``rft/dequantise.py``; pure functions, any thread.
-Source: OCP Microscaling Formats (MX) v1.0, sections 5.3.3, 5.4.1 and 6.3; ties go to the even code, the largest code saturates.
+Source: OCP Microscaling Formats (MX) v1.0, sections 5.3.3, 5.4.1 and 6.3; ties go to the even code, the largest code
+saturates.
 """
 
 import torch
@@ -17,8 +19,8 @@ BLOCK = 32
 SCALE_BIAS = 127
 SCALE_NAN = 255  # E8M0 keeps this one byte for NaN: no sound checkpoint holds it
 CODE_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
-# Halfway points between neighbouring magnitudes. Code k is even exactly if its mantissa bit is 0, so a tie between k and
-# k+1 goes up where k is odd and stays where k is even.
+# Halfway points between neighbouring magnitudes. A code is even if its mantissa bit is 0, so a tie between k and k+1
+# goes up where k is odd and stays where k is even.
 _MIDPOINTS = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)
 
 
@@ -76,12 +78,10 @@ def dequantise(blocks: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype = 
 
 
 def quantise_expert(parameter: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """transformers' expert tensor (E, in, out) -> blocks (E, out, in/32, 16), scales (E, out, in/32) as gpt-oss stores them."""
+    """transformers' expert tensor (E, in, out) -> gpt-oss's blocks (E, out, in/32, 16), scales (E, out, in/32)."""
     return quantise(parameter.transpose(1, 2))
 
 
-def dequantise_expert(
-    blocks: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype = torch.bfloat16
-) -> torch.Tensor:
+def dequantise_expert(blocks: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
     """gpt-oss's blocks and scales -> transformers' expert tensor (E, in, out), contiguous."""
     return dequantise(blocks, scales, dtype).transpose(1, 2).contiguous()

@@ -1,1 +1,1 @@
-"""The tiny gpt-oss: a checkpoint of about a million parameters with every real trait, its data, and the run's summary."""
+"""The tiny gpt-oss: a checkpoint of a million parameters with every real trait, its data, its run's summary."""

@@ -1,9 +1,9 @@
 """Makes the tiny model's folder: MXFP4 checkpoint, its bf16 twin, prompts, manifest.
 
-`make` is deterministic (same seed, same bytes on the same machine) and idempotent: everything is written to ``<out>.tmp``, the
-manifest with the digests last, then the folder is renamed into place; a folder whose manifest holds is used again. Two
-makers of one folder take turns by a lock on ``<out>.tmp``. Called by ``rft tiny make`` and by tests, in the main thread (it
-sets torch's thread count and global seed for the process).
+`make` is deterministic (same seed, same bytes on the same machine) and idempotent: everything is written to
+``<out>.tmp``, the manifest with the digests last, then the folder is renamed into place; a folder whose manifest
+holds is used again. Two makers of one folder take turns by a lock on ``<out>.tmp``. Called by ``rft tiny make`` and
+by tests, in the main thread (it sets torch's thread count and global seed for the process).
 """
 
 import fcntl
@@ -34,6 +34,7 @@ def make(out: Path, seed: int = 0, plan=None, quiet: bool = False) -> dict:
         lock = _lock_folder(partial)
         try:
             if out.exists():  # another maker finished while this one waited
+                shutil.rmtree(partial, ignore_errors=True)
                 return check(out, wanted)
             _empty(partial)
             manifest = _fill(partial, wanted, plan, quiet)
@@ -49,15 +50,19 @@ def make(out: Path, seed: int = 0, plan=None, quiet: bool = False) -> dict:
 
 
 def check(out: Path, wanted: dict) -> dict:
-    """The manifest of the finished folder `out`, if it is what `wanted` asks for and every file still has its digest."""
+    """The manifest of the finished folder `out`, if it is what `wanted` asks for and every file has its digest."""
     path = out / MANIFEST
     try:
         manifest = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError) as error:
-        raise RftError(f"{out} exists but {path.name} in it cannot be read; remove the folder or name another") from error
+        raise RftError(
+            f"{out} exists but {path.name} in it cannot be read; remove the folder or name another"
+        ) from error
     for key, value in wanted.items():
         if manifest.get(key) != value:
-            raise RftError(f"{path}: {key} is {manifest.get(key)!r}, wanted {value!r}; remove the folder or name another")
+            raise RftError(
+                f"{path}: {key} is {manifest.get(key)!r}, wanted {value!r}; remove the folder or name another"
+            )
     for name, digest in manifest["sha256"].items():
         if not (out / name).is_file() or sha256_file(out / name) != digest:
             raise RftError(f"{out / name} is missing or was changed since it was made; remove {out} and make it again")

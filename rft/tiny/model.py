@@ -1,8 +1,8 @@
 """The tiny gpt-oss's geometry, and its checkpoint on disk with MXFP4 experts.
 
-Every trait of the real model at about a million parameters: alternating sliding and full layers (the window of 16 is shorter
-than the prompts), sinks, top-2 of 8 experts, grouped-query attention, YaRN, attention bias, an untied head, MXFP4
-blocks and scales on disk. head_dim 32 and the head counts suit vLLM's CPU attention at TP=2.
+Every trait of the real model at about a million parameters: alternating sliding and full layers (the window of 16 is
+shorter than the prompts), sinks, top-2 of 8 experts, grouped-query attention, YaRN, attention bias, an untied head,
+MXFP4 blocks and scales on disk. head_dim 32 and the head counts suit vLLM's CPU attention at TP=2.
 """
 
 import json
@@ -16,7 +16,12 @@ from rft.tiny.tokenizer import VOCAB_SIZE
 EXPERT_TENSORS = ("gate_up_proj", "down_proj")
 QUANTIZATION_CONFIG = {
     "quant_method": "mxfp4",
-    "modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"],
+    "modules_to_not_convert": [
+        "model.layers.*.self_attn",
+        "model.layers.*.mlp.router",
+        "model.embed_tokens",
+        "lm_head",
+    ],
 }
 
 

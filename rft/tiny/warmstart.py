@@ -1,8 +1,9 @@
 """Warm start of the tiny model: a short supervised fit on small sums, and the accuracy it ends with.
 
 Three stages, one optimizer each step budget: true answers (the model learns to add), then answers of which a share is
-random (it still knows the right answer but spreads its probability, which leaves RL its head-room), then the experts are
-rounded to MXFP4 and frozen while everything else goes on. Single-threaded and seeded, so the same seed gives the same bytes.
+random (it still knows the right answer but spreads its probability, which leaves RL its head-room), then the experts
+are rounded to MXFP4 and frozen while everything else goes on. Single-threaded and seeded, so the same seed gives the
+same bytes.
 """
 
 import random
@@ -43,7 +44,7 @@ def fit(model, tokenizer, problems: tuple[Problem, ...], plan: WarmStart, seed: 
         if step == plan.clean_steps + plan.noisy_steps:
             _freeze_rounded_experts(model)
         clean = step < plan.clean_steps
-        rate = plan.learning_rate * _schedule(step, plan.clean_steps) if clean else plan.noisy_learning_rate
+        rate = plan.learning_rate * _schedule(step) if clean else plan.noisy_learning_rate
         for group in optimizer.param_groups:
             group["lr"] = rate
         noise = 0.0 if clean else plan.noise
@@ -60,9 +61,8 @@ def fit(model, tokenizer, problems: tuple[Problem, ...], plan: WarmStart, seed: 
     model.eval()
 
 
-def _schedule(step: int, total: int) -> float:
-    """Linear warm-up over 20 steps, then linear decay to 5 %."""
-    return min((step + 1) / 20, 1.0) * (1.0 - 0.95 * step / total)
+def _schedule(step: int) -> float:
+    return min((step + 1) / 20, 1.0)
 
 
 def _freeze_rounded_experts(model) -> None:
