@@ -17,7 +17,7 @@ from rft.dequantise import dequantise_checkpoint, sha256_file
 from rft.errors import RftError
 from rft.tiny.data import split_problems, write_prompts
 
-RECIPE = 1  # raise it when the same seed gives another model, so that old folders are not taken for new ones
+RECIPE = 2  # raise it when the same seed gives another model, so that old folders are not taken for new ones
 MANIFEST = "manifest.json"
 
 

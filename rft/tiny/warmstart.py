@@ -26,7 +26,7 @@ class WarmStart:
     noisy_steps: int = 40
     frozen_steps: int = 40
     batch: int = 64
-    noise: float = 0.55  # share of random answers in the last two stages
+    noise: float = 0.45  # share of random answers in the last two stages
     learning_rate: float = 2.5e-3
     noisy_learning_rate: float = 4e-4  # low, or the random answers unlearn the sums
     weight_decay: float = 0.01
@@ -44,7 +44,7 @@ def fit(model, tokenizer, problems: tuple[Problem, ...], plan: WarmStart, seed: 
         if step == plan.clean_steps + plan.noisy_steps:
             _freeze_rounded_experts(model)
         clean = step < plan.clean_steps
-        rate = plan.learning_rate * _schedule(step) if clean else plan.noisy_learning_rate
+        rate = plan.learning_rate * _schedule(step, plan.clean_steps) if clean else plan.noisy_learning_rate
         for group in optimizer.param_groups:
             group["lr"] = rate
         noise = 0.0 if clean else plan.noise
@@ -61,8 +61,9 @@ def fit(model, tokenizer, problems: tuple[Problem, ...], plan: WarmStart, seed: 
     model.eval()
 
 
-def _schedule(step: int) -> float:
-    return min((step + 1) / 20, 1.0)
+def _schedule(step: int, total: int) -> float:
+    """Linear warm-up over 20 steps, constant, linear decay to a tenth over the last 40 %."""
+    return min((step + 1) / 20, 1.0, 0.1 + 0.9 * (total - step) / (0.4 * total))
 
 
 def _freeze_rounded_experts(model) -> None:
