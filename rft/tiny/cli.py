@@ -14,15 +14,15 @@ def main(argv: list[str] | None = None) -> int:
     maker.add_argument("--out", type=Path, required=True, help="folder to make; a complete one is used again")
     maker.add_argument("--seed", type=int, default=0, help="seed of the weights, the warm start and the split")
     maker.add_argument("--quiet", action="store_true", help="no progress bar")
-    summary = verbs.add_parser("summary", help="before and after, from a run's files", add_help=False)
-    summary.add_argument("rest", nargs=argparse.REMAINDER)
+    summary = verbs.add_parser("summary", help="before and after on held-out prompts, from a run's files")
+    summary.add_argument("run", help="run folder, run id or its beginning, or `last`")
     args = parser.parse_args(argv)
     try:
         if args.verb == "make":
             return _make(args)
         from rft.tiny import summary as tiny_summary
 
-        return tiny_summary.main(args.rest)
+        return tiny_summary.main([args.run])
     except RftError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
