@@ -25,12 +25,12 @@ algorithm=(
   --rollout_batch_size 16
   --train_batch_size 128          # one optimizer step a rollout: the on-policy ratio stays 1
   --micro_train_batch_size 8
-  --micro_rollout_batch_size 16
+  --micro_rollout_batch_size 8    # as above: training sees the rows that the old log-probs saw
   --actor_learning_rate 1e-3      # a model this small needs a thousand times the big one's
   --lora_rank 16
   --lora_alpha 32
   --init_kl_coef 0.001            # the reference runs, so the KL is logged
-  --num_episodes 1
+  --num_episodes 2                # 40 steps
 )
 placement=(
   --actor_num_gpus_per_node 2     # logical GPUs: no device stands behind them

@@ -1,7 +1,7 @@
 """Proof that the frozen base stays frozen.
 
-Called by the patched ``PolicyModelActor`` on every ZeRO rank under ``--check_base_digest``: after the model is prepared and at
-every save. Each rank hashes its own partition of every frozen parameter, and the buffers, and writes a line to
+Called by the patched ``PolicyModelActor`` on every ZeRO rank under ``--check_base_digest``: after the model is prepared
+and at every save. Each rank hashes its own partition of every frozen parameter, and the buffers, and writes a line to
 ``base_digest.jsonl``; a change stops the run. Seconds on small models; a minute a save for 120b.
 """
 
@@ -42,4 +42,4 @@ class BaseDigest:
     def check(self, step: int) -> None:
         """raises RftError if the base changed since the start"""
         if self._write(step) != self.first:
-            raise RftError(f"the frozen base weights changed on actor rank {self.rank} by step {step}: this run is invalid")
+            raise RftError(f"actor rank {self.rank}: frozen base weights changed by step {step}; this run is invalid")

@@ -1,10 +1,10 @@
 """Which samples make up each optimizer step, and what each token weighs in it.
 
-Called by the patched ``ActorPPOTrainer`` on every ZeRO rank, once an epoch of a rollout. The plan is explicit where upstream's
-is implied by DeepSpeed's counter: optimizer steps end exactly where the plan says (no left-over micro-batch is lost, no
-gradient leaks into the next rollout), every rank runs the same number of micro-batches in each step (else ZeRO-3
-hangs), and every action token of a step has the weight 1 / (action tokens of that step over all ranks), whatever the
-micro-batch size: a token mean per micro-batch would bring back the 1/length bias that Dr. GRPO removes.
+Called by the patched ``ActorPPOTrainer`` on every ZeRO rank, once an epoch of a rollout. The plan is explicit where
+upstream's is implied by DeepSpeed's counter: optimizer steps end exactly where the plan says (no left-over micro-batch
+is lost, no gradient leaks into the next rollout), every rank runs the same number of micro-batches in each step (else
+ZeRO-3 hangs), and every action token of a step has the weight 1 / (action tokens of that step over all ranks), whatever
+the micro-batch size: a token mean per micro-batch would bring back the 1/length bias that Dr. GRPO removes.
 
 Shapes: B samples of a micro-batch, A action positions; masks 1 = counted.
 """
@@ -36,8 +36,8 @@ def split_into_steps(groups: list[list], micro: int, local_batch: int, shuffle: 
     groups       the micro-batches that the old log-probs were computed in
     local_batch  samples a rank in each optimizer step; a multiple of `micro`; the last step may have fewer
 
-    Where the groups are of the size `micro`, they stay together: training then sees the very rows and padding that the old
-    log-probs saw, and the first step's ratio is exactly 1. Otherwise samples are shuffled one by one.
+    Where the groups are of the size `micro`, they stay together: training then sees the very rows and padding that the
+    old log-probs saw, and the first step's ratio is exactly 1. Otherwise samples are shuffled one by one.
     """
     whole = all(len(group) == micro for group in groups[:-1]) and len(groups[-1]) <= micro
     units = groups if whole else [[item] for group in groups for item in group]

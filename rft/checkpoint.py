@@ -38,7 +38,7 @@ def _agree(where: Path, step: str, error: Exception | None) -> None:
     failed = [f"rank {rank}: {message}" for rank, message in enumerate(messages) if message]
     if failed:
         raise RftError(
-            f"checkpoint {where}: {step} failed ({failed[0]}); nothing was left half-written, earlier checkpoints stand; "
+            f"checkpoint {where}: {step} failed ({failed[0]}); nothing is half-written, earlier checkpoints stand; "
             "free space or make the folder writable, then continue with --load_checkpoint"
         )
 
@@ -248,6 +248,7 @@ def _require_equal(model, folder: Path) -> None:
     live = {lora_params.canonical(n): t for n, t in lora_params.gathered(model).items()}
     saved = load_file(folder / "adapter_model.safetensors")
     both = live.keys() & saved.keys()
-    differing = sorted((live.keys() ^ saved.keys()) | {name for name in both if not torch.equal(live[name], saved[name])})
+    unequal = {name for name in both if not torch.equal(live[name], saved[name])}
+    differing = sorted((live.keys() ^ saved.keys()) | unequal)
     if differing:
         raise RftError(f"{folder}: resume state and adapter_model.safetensors disagree, first at {differing[0]}")

@@ -1,7 +1,7 @@
 """Even shares of a batch for the actor's ranks.
 
-Called by the patched ``RayActorGroup.async_run_method_batch`` in the controller. Under ZeRO-3 every rank has to run as many
-forward passes as every other: a rank with one micro-batch less never joins the last gather, and the run hangs.
+Called by the patched ``RayActorGroup.async_run_method_batch`` in the controller. Under ZeRO-3 every rank has to run as
+many forward passes as every other: a rank with one micro-batch less never joins the last gather, and the run hangs.
 """
 
 from typing import NamedTuple

@@ -14,6 +14,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
     "set-up": {
         "patches": ("rft.patches", "install integrity: status, apply, check, verify, reverse"),
         "tiny": ("rft.tiny.cli", "make the tiny gpt-oss and its data; the tiny run's summary"),
+        "dequantise": ("rft.dequantise", "an MXFP4 checkpoint as bf16, bit for bit"),
     },
     "runs": {
         "runs": ("rft.runs", "list the runs, show one"),

@@ -33,3 +33,11 @@ def synchronize() -> None:
 def pin_memory() -> bool:
     """Whether pinning host memory can help: only where a GPU copies from it."""
     return get_accelerator().device_name() != "cpu"
+
+
+def orders_collectives() -> bool:
+    """Whether waiting for a collective also means that those started before it are done: true on a device's stream.
+
+    gloo runs them on several threads. DeepSpeed's gather of several parameters waits for the last one only.
+    """
+    return get_accelerator().device_name() != "cpu"

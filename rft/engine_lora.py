@@ -1,10 +1,10 @@
 """The adapter inside a vLLM worker: a side path beside the attention projections, and its update.
 
-Runs in every tensor-parallel rank of every engine. `attach` is called once by the plugin, between building the model and
-loading its weights, so before any CUDA graph is captured; `apply_update` by the worker extension at each sync. The side path
-adds s * (x A^T) B^T from static buffers to `qkv_proj` and `o_proj`. The base is never touched: no copy of it, no product
-B A at a sync, no bf16 dead zone in which a small update disappears (merged into bf16, an update of lr 2e-5 arrives to
-5 % at step 1). A rank's share of `o_proj` is a partial sum that rides on the layer's own all-reduce.
+Runs in every tensor-parallel rank of every engine. `attach` is called once by the plugin, between building the model
+and loading its weights, so before any CUDA graph is captured; `apply_update` by the worker extension at each sync. The
+side path adds s * (x A^T) B^T from static buffers to `qkv_proj` and `o_proj`. The base is never touched: no copy of it,
+no product B A at a sync, no bf16 dead zone in which a small update disappears (merged into bf16, an update of lr 2e-5
+arrives to 5 % at step 1). A rank's share of `o_proj` is a partial sum that rides on the layer's own all-reduce.
 """
 
 import torch

@@ -1,7 +1,7 @@
 """vLLM plugin (entry point ``vllm.general_plugins``): gives engines that were started by rft a side path for adapters.
 
-vLLM calls `register` in each of its processes before it loads a model. Engines without ``additional_config["rft_lora"]``
-are left as they are.
+vLLM calls `register` in each of its processes before it loads a model. Engines without
+``additional_config["rft_lora"]`` are left as they are.
 """
 
 CONFIG_KEY = "rft_lora"

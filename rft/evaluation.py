@@ -1,8 +1,8 @@
 """Evaluation during training: its modes, and the line that each leaves in the metrics.
 
 Called by the patched ``PPOTrainer`` in the controller process. A mode is named for what it measures, so that figures of
-different modes are never mixed: ``greedy_pass@1`` (T 0, n 1), ``sampling_pass@N`` (T > 0), ``nondet_proxy_pass@N`` (T 0 with
-n > 1, which measures the engine's nondeterminism alone).
+different modes are never mixed: ``greedy_pass@1`` (T 0, n 1), ``sampling_pass@N`` (T > 0), ``nondet_proxy_pass@N`` (T 0
+with n > 1, which measures the engine's nondeterminism alone).
 """
 
 import os

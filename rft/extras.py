@@ -1,9 +1,9 @@
 """The reward's extra fields (``extra_logs``) on their way into metrics.
 
-Called by the patched experience maker in the controller process. Rewards may return different keys for different samples
+Called by the patched experience maker in the controller process. Rewards may return other keys for other samples
 and values that are no numbers; neither may crash a run or shift one sample's figure into another's column. Only int,
-float and bool become tensors; anything else is dropped with one warning a key; a key that a sample lacks is NaN there and
-does not enter the mean.
+float and bool become tensors; anything else is dropped with one warning a key; a key that a sample lacks is NaN there
+and does not enter the mean.
 """
 
 import math
@@ -14,14 +14,14 @@ from rft.errors import RftError
 
 #: `info` fields that the experience maker itself fills; a reward must not overwrite them
 RESERVED = frozenset(
-    "response_length total_length response_clip_ratio truncated reward score kl logprobs_diff return "
-    "group_reward_std".split()
+    ["response_length", "total_length", "response_clip_ratio", "truncated", "reward", "score", "kl", "logprobs_diff"]
+    + ["return", "group_reward_std"]
 )
 _warned: set[str] = set()
 
 
 def to_tensors(extra_logs: dict | None) -> dict[str, torch.Tensor]:
-    """`extra_logs` of one sample as float tensors of shape (1,); what is no number is dropped, with one warning a key."""
+    """`extra_logs` of one sample as float tensors of shape (1,); no number: dropped, with one warning a key."""
     tensors = {}
     for key, value in (extra_logs or {}).items():
         if key in RESERVED:
@@ -32,7 +32,8 @@ def to_tensors(extra_logs: dict | None) -> dict[str, torch.Tensor]:
             tensors[key] = torch.tensor([float(value)])
         elif key not in _warned:
             _warned.add(key)
-            print(f"warning: extra_logs[{key!r}] is dropped: {type(value).__name__} is neither int nor float", flush=True)
+            kind = type(value).__name__
+            print(f"warning: extra_logs[{key!r}] is dropped: {kind} is neither int nor float", flush=True)
     return tensors
 
 

@@ -1,8 +1,9 @@
 """One numerics for scoring and for training.
 
-Called around the no-grad log-prob passes of actor and reference. In ``eval()`` transformers' gpt-oss experts run a dense
-path on a GPU: every expert for every token (8x the FLOPs for 20b, 32x for 120b) with other rounding than the training
-path, so that the first optimizer step's ratio is not 1. Here everything is in ``eval()`` (no dropout) except the experts.
+Called around the no-grad log-prob passes of actor and reference. In ``eval()`` transformers' gpt-oss experts run a
+dense path on a GPU: every expert for every token (8x the FLOPs for 20b, 32x for 120b) with other rounding than the
+training path, so that the first optimizer step's ratio is not 1. Here everything is in ``eval()`` (no dropout) except
+the experts.
 """
 
 from contextlib import contextmanager

@@ -1,8 +1,8 @@
 """The trainable LoRA tensors of a (ZeRO-partitioned) PEFT model, whole, on the host.
 
-Called on every ZeRO rank by adapter saves and adapter syncs. One ``GatheredParameters`` over all LoRA tensors: gathering
-tensor by tensor costs 0.2-0.4 s a thousand, and ``_consolidated_16bit_state_dict`` moves the whole base and has been
-seen to corrupt it.
+Called on every ZeRO rank by adapter saves and adapter syncs. One ``GatheredParameters`` over all LoRA tensors:
+gathering tensor by tensor costs 0.2-0.4 s a thousand, and ``_consolidated_16bit_state_dict`` moves the whole base and
+has been seen to corrupt it.
 """
 
 import torch

@@ -1,8 +1,8 @@
 """What travels from the trainer to the engines at a sync, and what each tensor-parallel rank makes of it.
 
-Packed by the trainer's rank 0 (`rft.lora_sync`), unpacked by vLLM's workers (`rft.engine_lora`); both cut shards with the same
-function, so that the trainer can say which digest each engine rank must come to hold. The payload is a safetensors
-buffer: a table of names, shapes, dtypes and offsets, then the bytes. ``bytes`` is what survives vLLM's
+Packed by the trainer's rank 0 (`rft.lora_sync`), unpacked by vLLM's workers (`rft.engine_lora`); both cut shards with
+the same function, so that the trainer can say which digest each engine rank must come to hold. The payload is a
+safetensors buffer: a table of names, shapes, dtypes and offsets, then the bytes. ``bytes`` is what survives vLLM's
 ``collective_rpc``; arrays and tensors arrive as lists without their data.
 
 Shapes, for one layer: r LoRA rank, D hidden size, Q/K/V output rows of the projections, all of them before tensor
@@ -39,7 +39,7 @@ class Geometry:
         """
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
         if heads % tp_size or (kv_heads % tp_size and tp_size % kv_heads):
-            raise ValueError(f"{heads} heads and {kv_heads} KV heads do not divide over {tp_size} tensor-parallel ranks")
+            raise ValueError(f"{heads} heads, {kv_heads} KV heads do not divide over {tp_size} tensor-parallel ranks")
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
         return cls(config.num_hidden_layers, config.hidden_size, heads, kv_heads, head_dim, lora_rank, tp_size)
 

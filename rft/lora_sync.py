@@ -1,9 +1,9 @@
 """Bring the trained adapter to the rollout engines, and prove that they hold it.
 
-`LoraSync.push` is called by the patched ``ActorPPOTrainer`` on every ZeRO rank after each training phase, and once before the
-first rollout. One gather over all LoRA tensors, one buffer, one ``ray.put``; all engines in parallel. Every
-tensor-parallel rank answers with the version and the digest of what its buffers now hold, and the engine with the result of
-its prefix-cache reset; any disagreement with what the trainer holds stops the run.
+`LoraSync.push` is called by the patched ``ActorPPOTrainer`` on every ZeRO rank after each training phase, and once
+before the first rollout. One gather over all LoRA tensors, one buffer, one ``ray.put``; all engines in parallel. Every
+tensor-parallel rank answers with the version and the digest of what its buffers now hold, and the engine with the
+result of its prefix-cache reset; any disagreement with what the trainer holds stops the run.
 """
 
 import os

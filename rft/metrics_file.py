@@ -1,7 +1,7 @@
 """Append-only JSONL files of a run.
 
-Called from the controller and the actor ranks, several processes at once: each line is one ``write`` on a file opened for
-appending, so that lines of different writers never mix. NaN and infinity are no JSON: they become null.
+Called from the controller and the actor ranks, several processes at once: each line is one ``write`` on a file opened
+for appending, so that lines of different writers never mix. NaN and infinity are no JSON: they become null.
 """
 
 import json

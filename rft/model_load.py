@@ -20,7 +20,7 @@ def checkpoint_config(pretrain: str):
         return AutoConfig.from_pretrained(pretrain, trust_remote_code=True)
     except (OSError, ValueError) as error:
         raise RftError(
-            f"--pretrain {pretrain}: no readable model configuration ({error}); give a folder with config.json or a hub id"
+            f"--pretrain {pretrain}: no readable configuration ({error}); give a folder with config.json or a hub id"
         ) from error
 
 

@@ -22,7 +22,8 @@ def here(role: str, rank: int) -> dict:
     elif ray.is_initialized() and ray.get_gpu_ids():
         device = f"logical {ray.get_gpu_ids()[0]}"
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return {"role": role, "rank": rank, "node": socket.gethostname(), "device": device, "visible": visible, "pid": os.getpid()}
+    where = {"node": socket.gethostname(), "device": device, "visible": visible, "pid": os.getpid()}
+    return {"role": role, "rank": rank, **where}
 
 
 def shared(places: list[dict]) -> list[tuple]:

@@ -11,7 +11,8 @@ import torch
 
 
 class PromptLoader:
-    """One prompt at a time, in an order that depends on (seed, epoch) alone; stands in for a DataLoader of batch size 1.
+    """One prompt at a time, in an order that depends on (seed, epoch) alone; stands in for a DataLoader of batch size
+    1.
 
     Yields ``collate_fn([dataset[i]])``. Iterating a shuffled loader goes on where the last iterator stopped and
     moves to the next epoch at the end; an unshuffled one (evaluation) always starts at its first prompt.

@@ -1,7 +1,7 @@
 """Tail of the policy ratio in a micro-batch: where gradient spikes come from.
 
-Called by the patched ``PolicyLoss`` in every actor rank. Log-ratios in nats. The clamp keeps exp() finite; it is far outside
-of what PPO's clipping lets through, so it changes no gradient that clipping would have kept.
+Called by the patched ``PolicyLoss`` in every actor rank. Log-ratios in nats. The clamp keeps exp() finite; it is far
+outside of what PPO's clipping lets through, so it changes no gradient that clipping would have kept.
 """
 
 from dataclasses import dataclass

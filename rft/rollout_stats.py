@@ -1,8 +1,8 @@
 """Statistics of one rollout, computed once over all samples in the controller.
 
 Called by the patched trainer after the advantages are there and before the samples go to the actor's ranks. Exact means
-over samples or tokens: nothing here is a mean of per-rank means. Log-probabilities in nats, fractions in [0, 1]. Metrics
-that are undefined (no samples of a kind) are NaN, which the metrics file writes as null.
+over samples or tokens: nothing here is a mean of per-rank means. Log-probabilities in nats, fractions in [0, 1].
+Metrics that are undefined (no samples of a kind) are NaN, which the metrics file writes as null.
 """
 
 import math

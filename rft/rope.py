@@ -1,8 +1,9 @@
 """Keep rotary frequencies in fp32 through ``deepspeed.initialize``.
 
-DeepSpeed casts the whole module with ``module.bfloat16()`` (runtime/engine.py), buffers included. ``rotary_emb.inv_freq``
-then has 8 bits of mantissa: at position 8,192 the fastest YaRN bands are off by more than a turn, and the trainer scores
-other positions than the ones that vLLM generated at. Called by the patched strategy around every ``initialize``.
+DeepSpeed casts the whole module with ``module.bfloat16()`` (runtime/engine.py), buffers included.
+``rotary_emb.inv_freq`` then has 8 bits of mantissa: at position 8,192 the fastest YaRN bands are off by more than a
+turn, and the trainer scores other positions than the ones that vLLM generated at. Called by the patched strategy around
+every ``initialize``.
 """
 
 import torch

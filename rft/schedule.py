@@ -1,6 +1,7 @@
 """Arguments of the learning-rate schedule.
 
-Called by the patched actor. Upstream passes ``min_lr`` to every schedule of transformers; only those made for it take it.
+Called by the patched actor. Upstream passes ``min_lr`` to every schedule of transformers; only those made for it take
+it.
 """
 
 import inspect

@@ -1,8 +1,8 @@
 """Which prompts were in an optimizer step whose gradient spiked.
 
-Called by the patched ``ActorPPOTrainer`` on every ZeRO rank. A step beyond the threshold, or one that is not finite, becomes a
-line of ``spike_log.jsonl`` from each rank, with the hashes of that rank's prompts; `prompt_hash` of a prompt of the data
-set (after the chat template) gives the same hash.
+Called by the patched ``ActorPPOTrainer`` on every ZeRO rank. A step beyond the threshold, or one that is not finite,
+becomes a line of ``spike_log.jsonl`` from each rank, with the hashes of that rank's prompts; `prompt_hash` of a prompt
+of the data set (after the chat template) gives the same hash.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ class SpikeLog:
         self.ratios: list = []
 
     def add(self, sequences: torch.Tensor, action_mask: torch.Tensor, ratio) -> None:
-        """One micro-batch: sequences (B, S), action_mask (B, S-1) 1 = sampled token, its `rft.ratio_stats.RatioStats`."""
+        """One micro-batch: sequences (B, S), action_mask (B, S-1) 1 = sampled token, its `RatioStats`."""
         for row, mask in zip(sequences, action_mask, strict=True):
             if mask.any():
                 self.prompts.append(row[: int(mask.int().argmax()) + 1].cpu())

@@ -1,7 +1,7 @@
 """One line of metrics a step, and where its seconds went.
 
-Used by the patched ``PPOTrainer`` in the controller process. The step is timed by laps: each lap books the time since the
-previous one to a phase, so that the phases add up to the step's wall time.
+Used by the patched ``PPOTrainer`` in the controller process. The step is timed by laps: each lap books the time since
+the previous one to a phase, so that the phases add up to the step's wall time.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Training figures of one rollout over all micro-batches and ranks, each reduced as its meaning demands.
 
-Filled by the patched ``ActorPPOTrainer`` on every rank; `reduce` is one collective call a rollout. Sums stay sums, extremes
-extremes, quantiles are of the pooled tokens: nothing is a mean of means.
+Filled by the patched ``ActorPPOTrainer`` on every rank; `reduce` is one collective call a rollout. Sums stay sums,
+extremes extremes, quantiles are of the pooled tokens: nothing is a mean of means.
 """
 
 import math

@@ -27,17 +27,19 @@ def make(out: Path, seed: int = 0, plan=None, quiet: bool = False) -> dict:
 
     out, plan = Path(out), plan or WarmStart()
     wanted = {"recipe": RECIPE, "seed": seed, "warm_start": asdict(plan)}
-    if out.exists():
+    if out.exists() and not _outdated(out):
         return check(out, wanted)
     partial = out.with_name(out.name + ".tmp")
     try:
         lock = _lock_folder(partial)
         try:
-            if out.exists():  # another maker finished while this one waited
+            if out.exists() and not _outdated(out):  # another maker finished while this one waited
                 shutil.rmtree(partial, ignore_errors=True)
                 return check(out, wanted)
             _empty(partial)
             manifest = _fill(partial, wanted, plan, quiet)
+            if out.exists():
+                shutil.rmtree(out)
             partial.rename(out)
             return manifest
         except BaseException:
@@ -47,6 +49,14 @@ def make(out: Path, seed: int = 0, plan=None, quiet: bool = False) -> dict:
             os.close(lock)
     except OSError as error:
         raise RftError(f"cannot write {out}: {error.strerror or error}; free space or name another folder") from error
+
+
+def _outdated(out: Path) -> bool:
+    """Whether `out` was made whole by an earlier recipe: then it is ours to make anew."""
+    try:
+        return json.loads((out / MANIFEST).read_text()).get("recipe", RECIPE) < RECIPE
+    except (OSError, json.JSONDecodeError):
+        return False
 
 
 def check(out: Path, wanted: dict) -> dict:

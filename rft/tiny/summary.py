@@ -74,15 +74,17 @@ def build_summary(run_dir: Path) -> dict:
 
 
 def paired_interval(differences: list[float]) -> list[float] | None:
-    """95 % interval [low, high] of the mean: percentile bootstrap over problems, fixed seed; None below two."""
+    """95 % interval [low, high] of the mean: BCa bootstrap over problems, fixed seed; None below two problems."""
     import numpy as np
+    from scipy.stats import bootstrap
 
     if len(differences) < 2:
         return None
     values = np.asarray(differences, dtype=np.float64)  # (P,)
-    draws = np.random.default_rng(BOOTSTRAP_SEED).integers(len(values), size=(RESAMPLES, len(values)))
-    low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
-    return [float(low), float(high)]
+    if np.ptp(values) == 0:  # no spread: BCa is undefined, the interval is a point
+        return [float(values[0])] * 2
+    result = bootstrap((values,), np.mean, n_resamples=RESAMPLES, method="BCa", rng=BOOTSTRAP_SEED)
+    return [float(result.confidence_interval.low), float(result.confidence_interval.high)]
 
 
 def read_lines(path: Path, optional: bool = False) -> list[dict]:

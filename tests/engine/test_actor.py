@@ -1,0 +1,127 @@
+"""The actor under ZeRO-3 on 2 ranks, with and without offload: exact logits, gradients, saves (real DeepSpeed)."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.engine
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+@pytest.fixture(scope="session", params=["in_place", "offload"])
+def found(request, tiny_dir, tmp_path_factory):
+    """What each rank of actor_probe.py found, and the folder that it wrote to."""
+    out = tmp_path_factory.mktemp(f"actor_{request.param}")
+    env = {
+        **os.environ,
+        "DS_ACCELERATOR": "cpu",
+        "OMP_NUM_THREADS": "1",
+        "TORCHDYNAMO_DISABLE": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "METRICS_LOG_DIR": str(out),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": "0",
+    }
+    command = [sys.executable, str(Path(__file__).with_name("actor_probe.py")), str(tiny_dir / "model"), str(out)]
+    command += ["--offload"] * (request.param == "offload")
+    with open(out / "log.txt", "w") as log:
+        ranks = [
+            subprocess.Popen(command, env={**env, "RANK": str(rank)}, cwd=ROOT, stdout=log, stderr=log)
+            for rank in (0, 1)
+        ]
+        try:
+            codes = [rank.wait(timeout=600) for rank in ranks]
+        finally:
+            for rank in ranks:
+                rank.kill()
+    assert codes == [0, 0], (out / "log.txt").read_text()[-4000:]
+    return [json.loads((out / f"rank{rank}.json").read_text()) for rank in (0, 1)], out
+
+
+def test_logits_are_bit_identical(found):
+    """ZeRO-3's logits are plain transformers' before training and after 20 steps with a save at each."""
+    for rank in found[0]:
+        assert rank["logits_equal_before"] and rank["logits_equal_after"] and rank["logits_moved"]
+
+
+def test_base_weights_are_unchanged(found):
+    for rank in found[0]:
+        assert set(rank["bases"]) == {rank["base_before"]} and len(rank["bases"]) == 20
+
+
+def test_gathers_are_whole(found):
+    """DeepSpeed waits for the last of several gathers only; on gloo the others may still be under way."""
+    assert all(rank["gathers_are_whole"] for rank in found[0])
+
+
+def test_mxfp4_loads_dequantised_under_zero3(found, tiny_dir):
+    config = json.loads((tiny_dir / "model" / "config.json").read_text())
+    assert config["quantization_config"]["quant_method"] == "mxfp4"
+    assert all(rank["logits_equal_before"] for rank in found[0])
+
+
+def test_offload_is_wired(found):
+    for rank in found[0]:
+        assert ("cpu" in rank["param_offload"]) == rank["offload"]
+
+
+def test_rope_stays_fp32(found):
+    assert all(rank["rope_fp32"] for rank in found[0])
+
+
+def test_no_router_loss_unless_asked(found):
+    assert not any(rank["router_logits"] for rank in found[0])
+
+
+def test_first_optimizer_step_has_ratio_one(found):
+    """One optimizer step a rollout, so that every one is its rollout's first: log ratio exactly 0."""
+    for rank in found[0]:
+        assert rank["log_ratio"] == [[0.0, 0.0]] * 20
+        assert all(norm > 0 for norm in rank["grad_norms"]) and rank["optimizer_steps"] == 20
+
+
+def test_left_over_and_uneven_micro_batches_end_in_steps(found):
+    """6 samples a rank at 4 a step: 2 steps; 5 and 6: 2 steps; 4 and 8: 2 steps; no rank waits for ever."""
+    assert [rank["uneven_steps"] for rank in found[0]] == [6, 6]
+
+
+def test_gradient_does_not_depend_on_the_micro_batch(found):
+    reference_norm, reference_loss = found[0][0]["reference_gradient"]
+    for rank in found[0]:
+        for norm, loss in rank["gradients"].values():
+            assert norm == pytest.approx(reference_norm, rel=0.02)  # bf16 gradients
+            assert loss == pytest.approx(reference_loss, rel=1e-3, abs=1e-4)
+
+
+def test_save_writes_the_adapter_alone(found, tiny_dir):
+    ranks, out = found
+    files = set(ranks[0]["files"])
+    assert {"adapter/adapter_model.safetensors", "adapter/adapter_config.json", "adapter/tokenizer.json"} <= files
+    assert not [name for name in files if name.endswith((".bin", ".pt", "/config.json")) or "model-0" in name]
+    assert ranks[0]["adapter_verifies"] is None
+    base = (tiny_dir / "model-bf16" / "model.safetensors").stat().st_size
+    adapter = (out / "adapter" / "adapter_model.safetensors").stat().st_size
+    from safetensors import safe_open
+
+    with safe_open(out / "adapter" / "adapter_model.safetensors", "pt") as file:
+        names = list(file.keys())
+        size = sum(file.get_tensor(name).nbytes for name in names)
+    assert all(".lora_" in name for name in names) and size <= adapter < size + 20_000 < base
+
+
+def test_peft_loads_the_adapter_bit_equal(found):
+    assert [rank["peft_differs_at"] for rank in found[0]] == [[], []]

@@ -1,0 +1,202 @@
+"""The patched sample generator and reward call, with real Ray and scripted engines in the place of vLLM."""
+
+import asyncio
+import random
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def ray_local(tmp_path_factory):
+    import tempfile
+
+    import ray
+
+    folder = tempfile.mkdtemp(prefix="rft-t-")  # short: unix sockets
+    ray.init(address="local", num_cpus=4, include_dashboard=False, _temp_dir=folder, log_to_driver=False)
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture
+def engine(ray_local):
+    @ray_local.remote
+    class Engine:
+        """Answers each prompt after a random while: rewards 1 for even labels; echoes what it was asked."""
+
+        def __init__(self):
+            self.asked = []
+
+        def get_num_unfinished_requests(self):
+            return 0
+
+        async def generate_responses(self, prompt, label, sampling_params, max_length, hf_tokenizer, num_samples):
+            self.asked.append((prompt, num_samples, sampling_params))
+            await asyncio.sleep(random.random() * 0.3)
+            return [
+                {
+                    "prompt": prompt,
+                    "label": label,
+                    "observation_tokens": [1, 2, 3, 10 + i],
+                    "action_ranges": [(3, 4)],
+                    "rollout_log_probs": [0.0, 0.0, 0.0, -0.5],
+                    "reward": float(int(label) % 2 == 0),
+                    "scores": 0.5 if int(label) % 2 == 0 else 0.0,
+                    "extra_logs": {},
+                }
+                for i in range(num_samples)
+            ]
+
+        def log(self):
+            return self.asked
+
+    return Engine.remote()
+
+
+def make_generator(engine, prompts=20, **changes):
+    from openrlhf.trainer.ppo_utils.experience_maker import SamplesGenerator
+
+    from rft.prompts import PromptLoader
+
+    class Data:
+        def __len__(self):
+            return prompts
+
+        def __getitem__(self, i):
+            return ("default", f"p{i}", str(i))
+
+        def collate_fn(self, items):
+            return [list(column) for column in zip(*items, strict=True)]
+
+    args = {
+        "rollout_batch_size": 8,
+        "n_samples_per_prompt": 3,
+        "vllm_enable_sleep": False,
+        "dynamic_filtering": False,
+        "dynamic_filtering_reward_range": (0.0, 1.0),
+        "enable_vllm_is_correction": False,
+        "rollout_seed": "request",
+        "seed": 5,
+        **changes,
+    }
+    strategy = SimpleNamespace(args=SimpleNamespace(**args))
+    loader = PromptLoader(Data(), seed=1)
+    return SamplesGenerator(strategy, loader, PromptLoader(Data(), 1, shuffle=False), None, [engine]), loader
+
+
+def labels(samples):
+    return [sample.labels[0] for sample in samples]
+
+
+def test_samples_come_back_in_dispatch_order(engine):
+    generator, loader = make_generator(engine)
+    wanted = [f"{i}" for i in loader.order()[:8] for _ in range(3)]
+    samples, _, _, exhausted = generator.generate_samples()
+    assert labels(samples) == wanted and not exhausted
+
+
+def test_partial_batch_is_generated_and_counted(engine):
+    generator, _ = make_generator(engine, prompts=20)
+    drawn = [generator.generate_samples() for _ in range(3)]
+    assert [len(samples) for samples, *_ in drawn] == [24, 24, 12]
+    assert [exhausted for *_, exhausted in drawn] == [False, False, True]
+    assert sorted({label for samples, *_ in drawn for label in labels(samples)}, key=int) == [str(i) for i in range(20)]
+
+
+def test_an_exact_pool_ends_with_an_empty_batch(engine):
+    generator, _ = make_generator(engine, prompts=8)
+    assert len(generator.generate_samples()[0]) == 24
+    samples, _, consumed, exhausted = generator.generate_samples()
+    assert (samples, consumed, exhausted) == ([], 0, True)
+    assert len(generator.generate_samples()[0]) == 24  # the next episode
+
+
+def test_accepted_samples_survive_exhaustion(engine):
+    generator, _ = make_generator(engine, prompts=10, dynamic_filtering=True)
+    samples, _, consumed, exhausted = generator.generate_samples()
+    accepted = set(labels(samples))
+    assert exhausted and consumed == 10 and accepted == {"0", "2", "4", "6", "8"} and len(samples) == 15
+
+
+def test_evaluation_uses_its_own_n(engine, ray_local):
+    generator, _ = make_generator(engine, prompts=5)
+    samples = generator.generate_eval_samples(n_samples_per_prompt=1, temperature=0.0)
+    assert labels(samples) == ["0", "1", "2", "3", "4"]
+    asked = ray_local.get(engine.log.remote())
+    assert {n for _, n, _ in asked} == {1} and len(asked) == 5
+
+
+def test_rollouts_always_carry_log_probs(engine, ray_local):
+    generator, _ = make_generator(engine)
+    samples = generator.generate_samples()[0]
+    assert all(torch.equal(s.rollout_log_probs, torch.tensor([[0.0, 0.0, -0.5]])) for s in samples)
+    assert {params.logprobs for *_, params in ray_local.get(engine.log.remote())} == {0}
+
+
+def test_seed_of_a_response_depends_on_its_number_alone(engine, ray_local):
+    from rft.rollout_seed import for_sample
+
+    generator, _ = make_generator(engine)
+    generator.generate_samples()
+    generator.generate_eval_samples(seed_stream="eval-x")
+    generator.generate_samples()
+    asked = ray_local.get(engine.log.remote())
+    by_prompt = [(prompt, params.seed) for prompt, _, params in asked]
+    train = by_prompt[:8] + by_prompt[28:]
+    resumed, loader = make_generator(engine)
+    loader.load_state_dict({"epoch": 0, "position": 8, "prompts": 20})
+    resumed.ordinal = 8
+    resumed.generate_samples()
+    again = [(prompt, params.seed) for prompt, _, params in ray_local.get(engine.log.remote())[len(asked) :]]
+    assert again == train[8:]
+    assert len({seed for _, seed in by_prompt}) == len(by_prompt)
+    params = asked[0][2]
+    assert for_sample(params, 0).seed != for_sample(params, 1).seed and params.seed == asked[0][2].seed
+
+
+def test_engine_seeds_leave_requests_alone(engine, ray_local):
+    generator, _ = make_generator(engine, rollout_seed="engine")
+    generator.generate_samples()
+    assert {params.seed for *_, params in ray_local.get(engine.log.remote())} == {None}
+
+
+def execute(reward_file, label="7"):
+    from openrlhf.utils.agent import SingleTurnAgentExecutor
+
+    class Engine:
+        async def generate(self, ids, params):
+            output = SimpleNamespace(token_ids=[5], finish_reason="stop", logprobs=None, text="")
+            return SimpleNamespace(outputs=[output])
+
+    class Tokenizer:
+        def __call__(self, text, **_):
+            return {"input_ids": torch.tensor([[1, 2]])}
+
+        def decode(self, ids, **_):
+            return "text"
+
+    params = SimpleNamespace(max_tokens=4, logprobs=None)
+    return asyncio.run(SingleTurnAgentExecutor(str(reward_file)).execute("p", label, params, 64, Tokenizer(), Engine()))
+
+
+def test_failed_reward_stops_the_run(tmp_path):
+    from rft.errors import RftError
+
+    bad = tmp_path / "bad_reward.py"
+    bad.write_text("def reward_func(queries, prompts, labels):\n    raise KeyError('nothing here')\n")
+    with pytest.raises(RftError, match=r"bad_reward.py failed for label '7': KeyError\('nothing here'\)"):
+        execute(bad)
+    bad.write_text("def reward_func(queries, prompts, labels):\n    return {'scores': 1.0}\n")
+    with pytest.raises(RftError, match="returned no `rewards`"):
+        execute(bad)
+
+
+def test_a_score_of_zero_is_kept(tmp_path):
+    reward = tmp_path / "reward.py"
+    reward.write_text("def reward_func(queries, prompts, labels):\n    return {'rewards': 1.0, 'scores': 0.0}\n")
+    output = execute(reward)
+    assert output["reward"] == 1.0 and output["scores"] == 0.0
