@@ -10,6 +10,17 @@ import hashlib
 from copy import copy
 
 
+def engine_options() -> dict[str, bool]:
+    """Engine arguments that per-request seeds need.
+
+    When vLLM 0.15.1 splits a prompt over two batches it winds the request's generator back by an offset, which a CPU
+    generator refuses: the engine dies, now and then, as soon as a batch's prompts exceed 2,048 tokens.
+    """
+    from vllm.platforms import current_platform
+
+    return {"enable_chunked_prefill": False} if current_platform.is_cpu() else {}
+
+
 def derive(*parts: int | str) -> int:
     """A 62-bit seed from `parts`; equal parts give equal seeds on every machine."""
     text = "/".join(str(part) for part in parts).encode()

@@ -98,6 +98,14 @@ def test_a_folder_that_is_not_what_was_asked_for_is_refused(copy, damage):
         build.make(copy, seed=1 if damage == "other seed" else 0, plan=QUICK, quiet=True)
 
 
+def test_a_folder_of_an_earlier_recipe_is_made_anew(copy):
+    manifest = read(copy / "manifest.json")
+    (copy / "manifest.json").write_text(json.dumps({**manifest, "recipe": build.RECIPE - 1}))
+    (copy / "train.jsonl").write_text("of the earlier recipe")
+    assert build.make(copy, seed=0, plan=QUICK, quiet=True) == manifest == read(copy / "manifest.json")
+    assert sha256_file(copy / "train.jsonl") == manifest["sha256"]["train.jsonl"]
+
+
 def test_a_maker_that_died_leaves_nothing_that_a_later_one_takes_for_its_own(tmp_path):
     stale = tmp_path / "tiny.tmp" / "model"
     stale.mkdir(parents=True)
@@ -198,33 +206,3 @@ def test_the_chat_template_is_harmony(tokenizer, tiny_dir):
     answered = tokenizer.apply_chat_template([*chat, {"role": "assistant", "content": "42"}], tokenize=False)
     assert answered.endswith("<|start|>assistant<|channel|>final<|message|>42<|return|>")
     assert len(tokenizer(prompt)["input_ids"]) > read(tiny_dir / "model" / "config.json")["sliding_window"]
-
-
-# --- the full warm start (engine tier) ----------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def full(tmp_path_factory):
-    out = tmp_path_factory.mktemp("full") / "tiny"
-    build.make(out, seed=0, quiet=True)
-    return out
-
-
-@pytest.mark.engine
-def test_the_warm_start_leaves_head_room(full):
-    accuracy = read(full / "manifest.json")["heldout_at_warm_start_end"]
-    assert 0.2 <= accuracy["sampled_accuracy"] <= 0.6
-    for name, digest in read(full / "manifest.json")["sha256"].items():
-        assert sha256_file(full / name) == digest
-
-
-@pytest.mark.engine
-def test_vllm_loads_the_twin_and_agrees_with_transformers(full, tmp_path):
-    from pathlib import Path
-
-    script = Path(__file__).with_name("vllm_agreement.py")
-    done = subprocess.run([sys.executable, script, full, tmp_path / "report.json"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    report = read(tmp_path / "report.json")
-    assert report["same_greedy"] >= 0.95 * report["prompts"]  # a near tie may fall the other way in bf16
-    assert report["mean_abs_dlogp"] < 0.01

@@ -222,15 +222,19 @@ def main() -> None:
     actor.eval()
     found["logits_equal_before"] = torch.equal(logits(engine, ids, mask), logits(plain, ids, mask))
     found["base_before"] = base_digest.digest(engine.module)
+    live = base_digest.live_digests(engine.module)
+    found["kept_whole"] = len(live)
 
     trainer = new_trainer(strategy, actor, optimizer, schedule, tokenizer, args.micro_train_batch_size)
-    found["log_ratio"], found["grad_norms"], found["steps"], found["bases"] = [], [], 0, []
+    for name in ("log_ratio", "grad_norms", "bases", "live_bases_unchanged"):
+        found[name] = []
     for step in range(1, STEPS + 1):
         status = train(trainer, actor, rows_per_rank=4, micro=4, seed=step, rank=rank)
         found["log_ratio"].append([status["log_ratio_max"], status["log_ratio_min"]])
         found["grad_norms"].append(status["grad_norm"])
         strategy.save_model(actor, tokenizer, str(out / "adapter"))
         found["bases"].append(base_digest.digest(engine.module))
+        found["live_bases_unchanged"].append(base_digest.live_digests(engine.module) == live)
     found["optimizer_steps"] = engine.global_steps
 
     actor.eval()

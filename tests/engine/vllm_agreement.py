@@ -1,4 +1,4 @@
-"""Greedy generation of the tiny model in vLLM against transformers: python vllm_agreement.py TINY_DIR REPORT.json."""
+"""The tiny model in vLLM: greedy against transformers, seeds twice. Usage: vllm_agreement.py TINY_DIR REPORT."""
 
 import json
 import os
@@ -20,6 +20,7 @@ def main(folder: Path, report: Path) -> None:
     from transformers import AutoTokenizer
     from vllm import LLM, SamplingParams
 
+    from rft import rollout_seed
     from rft.tiny.model import load_checkpoint
     from rft.tiny.warmstart import prompt_text
 
@@ -31,9 +32,8 @@ def main(folder: Path, report: Path) -> None:
         ours = model.generate(
             torch.tensor(prompts), do_sample=False, max_new_tokens=24, pad_token_id=tokenizer.pad_token_id
         ).tolist()
-    engine = LLM(
-        str(folder / "model-bf16"), dtype="bfloat16", enforce_eager=True, max_model_len=128, disable_log_stats=True
-    )
+    options = {"dtype": "bfloat16", "enforce_eager": True, "max_model_len": 128, "disable_log_stats": True}
+    engine = LLM(str(folder / "model-bf16"), **options, **rollout_seed.engine_options())
     outputs = engine.generate(
         [{"prompt_token_ids": ids} for ids in prompts],
         SamplingParams(temperature=0, max_tokens=24, logprobs=1),
@@ -48,7 +48,13 @@ def main(folder: Path, report: Path) -> None:
         expected_logp = logits.log_softmax(-1)
         for position, (token, logps) in enumerate(zip(answer, output.outputs[0].logprobs, strict=True)):
             gaps.append(abs(logps[token].logprob - expected_logp[position, token].item()))
+    # more prompt tokens at once than a batch takes: a seeded request whose prompt was split would kill a CPU engine
+    many = [{"prompt_token_ids": ids} for ids in (prompts * 4)[:256]]
+    sampling = [SamplingParams(temperature=1, max_tokens=24, seed=rollout_seed.derive(7, i)) for i in range(len(many))]
+    twice = [[tuple(o.outputs[0].token_ids) for o in engine.generate(many, sampling, use_tqdm=False)] for _ in range(2)]
     figures = {"prompts": len(prompts), "same_greedy": same, "mean_abs_dlogp": sum(gaps) / len(gaps), "max": max(gaps)}
+    figures["seeded"] = {"responses": len(many), "same_twice": sum(a == b for a, b in zip(*twice, strict=True))}
+    figures["seeded"]["distinct"] = len(set(twice[0]))
     report.write_text(json.dumps(figures))
     print(figures)
 

@@ -1,0 +1,256 @@
+"""The main job for real: train_grpo_tiny.sh as a newcomer starts it, then interrupted and continued. One shared run."""
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1500)]
+STEPS, RESUME_AT = 40, 30
+
+
+def environment(runs: Path) -> dict[str, str]:
+    return {**os.environ, "RFT_RUNS_DIR": str(runs), "RFT_SKIP_SETUP": "1"}
+
+
+def lines(path: Path, event: str | None = None) -> list[dict]:
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    return [r for r in records if event is None or r["event"] == event]
+
+
+def only_run(runs: Path) -> Path:
+    (run,) = [path for path in runs.iterdir() if (path / "run.json").is_file()]
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A finished default run's folder."""
+    runs = tmp_path_factory.mktemp("runs")
+    command = ["bash", "train_grpo_tiny.sh"]
+    done = subprocess.run(command, cwd=ROOT, env=environment(runs), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return only_run(runs)
+
+
+@pytest.fixture(scope="module")
+def train(run) -> list[dict]:
+    return lines(run / "metrics" / "training_metrics.jsonl", "train")
+
+
+@pytest.fixture(scope="module")
+def summary(run) -> dict:
+    return json.loads((run / "summary.json").read_text())
+
+
+def test_metrics_are_whole(train):
+    assert [line["step"] for line in train] == list(range(1, STEPS + 1))
+    wanted = [
+        "time",
+        "total_steps",
+        "episode",
+        "actor_lr",
+        "reward_mean",
+        "reward_std",
+        "reward_min",
+        "reward_max",
+        "reward_p90",
+        "correctness",
+        "has_answer",
+        "has_boxed",
+        "parse_method",
+        "truncated",
+        "high_reward_but_wrong",
+        "response_length_mean",
+        "policy_loss",
+        "grad_norm",
+        "entropy_mean",
+        "entropy_p10",
+        "entropy_p90",
+        "advantage_mean",
+        "advantage_std",
+        "advantage_max",
+        "advantage_min",
+        "ppo_clip_ratio",
+        "ppo_kl",
+        "kl",
+        "log_ratio_raw_max",
+        "log_ratio_max",
+        "log_ratio_min",
+        "ratio_max",
+        "log_ratio_abs_p99",
+        "tokens_in_batch",
+        "dlogp_abs_mean",
+        "dlogp_abs_max",
+        "sync_version",
+        "sync_bytes",
+    ]
+    for line in train:
+        assert not [key for key in wanted if line.get(key) is None]
+        assert line["total_steps"] == STEPS and line["tokens_in_batch"] == line["tokens_in_rollout"]
+        phases = sum(line[f"{p}_s"] for p in ("generate", "experience", "train", "sync", "save"))
+        assert phases <= line["step_s"] and line["step_s"] - phases < 0.02 * line["step_s"] + 0.05
+
+
+def test_the_first_optimizer_step_is_on_policy(train):
+    """One optimizer step a rollout: in every one the new policy is still the old one, bit for bit."""
+    assert train[0]["kl"] == 0.0
+    assert {(line["log_ratio_raw_max"], line["log_ratio_min"], line["ratio_max"]) for line in train} == {
+        (0.0, 0.0, 1.0)
+    }
+
+
+def test_trainer_and_engine_agree_at_every_step(train):
+    assert max(line["dlogp_abs_mean"] for line in train) < 0.01
+
+
+def test_learning_rate_is_the_schedulers(train):
+    import torch
+    from transformers.trainer import get_scheduler
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
+    options = {"min_lr": 1e-4}
+    schedule = get_scheduler("cosine_with_min_lr", optimizer, 2, STEPS, scheduler_specific_kwargs=options)
+    wanted = []
+    for _ in range(STEPS):
+        wanted.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert [line["actor_lr"] for line in train] == pytest.approx(wanted, abs=1e-9)
+
+
+def test_every_sync_is_certified(run, train):
+    log = lines(run / "metrics" / "sync_log.jsonl")
+    assert [entry["version"] for entry in log] == list(range(1, STEPS + 2))  # one before the first rollout
+    for entry in log:
+        (engine,) = entry["engines"]
+        assert engine["prefix_cache_reset"] is True
+        assert sorted((c["rank"], c["version"]) for c in engine["ranks"]) == [(r, entry["version"]) for r in (0, 1)]
+    digests = [entry["digest"] for entry in log]
+    moving = [line["actor_lr"] > 0 for line in train]  # the first warm-up step has a learning rate of 0
+    assert [new != old for old, new in itertools.pairwise(digests)] == moving
+
+
+def test_base_weights_are_unchanged(run, summary):
+    digests = lines(run / "metrics" / "base_digest.jsonl")
+    assert {d["rank"] for d in digests} == {0, 1} and {d["step"] for d in digests} == {0, 10, 20, 30, 40}
+    assert len({(d["rank"], d["digest"]) for d in digests}) == 2
+    assert summary["base_weights_unchanged"] is True
+
+
+def test_evaluations_before_and_after(run):
+    found = lines(run / "metrics" / "training_metrics.jsonl", "eval")
+    modes = [(line["step"], line["mode"]) for line in found]
+    steps = [0, 10, 20, 30, 40]
+    assert modes == [(step, mode) for step in steps for mode in ("sampling_pass@8", "greedy_pass@1")]
+    for line in found:
+        kind = "greedy" if line["temperature"] == 0 else "sampled"
+        problems = lines(run / "samples" / f"eval_step{line['step']}_{kind}.jsonl")
+        assert len(problems) == line["n_problems"] == 96 and {len(p["rewards"]) for p in problems} == {line["n"]}
+        means = [sum(p["rewards"]) / line["n"] for p in problems]
+        assert line["accuracy"] == pytest.approx(sum(means) / 96)
+
+
+def test_it_learns(summary):
+    """Held-out sampled accuracy rises by 0.20 at least, with a paired 95 % interval above 0."""
+    assert 0.2 <= summary["sampled_accuracy_before"] <= 0.6
+    assert summary["sampled_accuracy_after"] - summary["sampled_accuracy_before"] >= 0.20
+    assert summary["sampled_gain_ci95"][0] > 0
+    assert summary["mean_abs_dlogp"] < 0.01 and summary["steps"] == STEPS
+    assert summary["peak_rss_bytes"] < 16 * 2**30
+    for key in ("wall_s", "n", "greedy_pass1_before", "greedy_pass1_after", "sync_s_p50", "versions", "series_id"):
+        assert summary[key]
+
+
+def test_samples_of_every_save(run):
+    for step in (10, 20, 30, 40):
+        samples = lines(run / "samples" / f"samples_step{step}.jsonl")
+        assert len(samples) == 128
+        assert all({"prompt", "label", "response", "reward", "correctness"} <= sample.keys() for sample in samples)
+
+
+def test_a_save_is_the_adapter_and_what_continuing_needs(run):
+    from safetensors import safe_open
+
+    assert sorted(p.name for p in (run / "ckpt").iterdir()) == [f"global_step{s}_hf" for s in (20, 30, 40)]
+    folder = run / "ckpt" / "global_step40_hf"
+    with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+        numbers = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118
+    size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    tokenizer = sum(p.stat().st_size for p in folder.glob("*token*"))
+    # bf16 adapter, fp32 master, two Adam moments; partitions are padded
+    assert size - tokenizer < numbers * (2 + 3 * 4) * 1.1 + 20_000
+    assert {p.name for p in (folder / "resume").iterdir()} == {"rank0.pt", "rank1.pt", "state.json"}
+    assert not (run / "final" / "resume").exists()
+    final, last = run / "final" / "adapter_model.safetensors", folder / "adapter_model.safetensors"
+    assert final.read_bytes() == last.read_bytes()
+
+
+def test_placement_is_recorded(run):
+    places = lines(run / "metrics" / "placement.jsonl")
+    assert [(p["role"], p["rank"]) for p in places] == [("actor", 0), ("actor", 1), ("engine 0", 0), ("engine 0", 1)]
+    assert len({p["device"] for p in places[:2]}) == 2
+
+
+def start(runs: Path, ckpt: Path) -> subprocess.Popen:
+    command = ["bash", "train_grpo_tiny.sh", "--ckpt_path", str(ckpt), "--load_checkpoint"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+    return subprocess.Popen(command, cwd=ROOT, env=environment(runs), **pipes)
+
+
+def wait_for_step(runs: Path, step: int, process: subprocess.Popen) -> Path:
+    while process.poll() is None:
+        for path in runs.glob("*/metrics/training_metrics.jsonl"):
+            if any(line["step"] >= step for line in lines(path, "train")):
+                return path.parents[1]
+        time.sleep(0.2)
+    raise AssertionError(process.communicate()[0][-3000:])
+
+
+@pytest.fixture(scope="module")
+def continued(run, tmp_path_factory):
+    """Twice from the checkpoint of step 30: interrupted by SIGINT after step 33, then to the end."""
+    runs = tmp_path_factory.mktemp("interrupted")
+    ckpt = runs / "ckpt"
+    shutil.copytree(run / "ckpt" / "global_step30_hf", ckpt / "global_step30_hf")
+    process = start(runs / "first", ckpt)
+    folder = wait_for_step(runs / "first", RESUME_AT + 3, process)
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=120)
+    alive = [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    interrupted = {"code": process.returncode, "alive": [p.cmdline() for p in alive], "folder": folder}
+
+    second = start(runs / "second", ckpt)
+    out = second.communicate()[0]
+    assert second.returncode == 0, out[-3000:]
+    return interrupted, only_run(runs / "second"), ckpt
+
+
+def test_an_interrupted_run_leaves_no_orphan_and_nothing_half_written(continued):
+    interrupted, _, ckpt = continued
+    assert interrupted["code"] == 130 and interrupted["alive"] == []
+    assert not [p for p in ckpt.iterdir() if p.name.startswith(".")]
+    assert json.loads((interrupted["folder"] / "run.json").read_text())["status"] == "interrupted"
+
+
+def test_resumed_run_equals_the_uninterrupted_one(train, continued):
+    """Same figures from step 31 on, up to the engine's own nondeterminism: the spread between two continued runs."""
+    interrupted, second, _ = continued
+    first = lines(interrupted["folder"] / "metrics" / "training_metrics.jsonl", "train")
+    again = lines(second / "metrics" / "training_metrics.jsonl", "train")
+    assert [line["step"] for line in again] == list(range(RESUME_AT + 1, STEPS + 1))
+    assert [line["actor_lr"] for line in again] == [line["actor_lr"] for line in train[RESUME_AT:]]
+    assert [line["episode"] for line in again] == [line["episode"] for line in train[RESUME_AT:]]
+    for key in ("reward_mean", "response_length_mean", "policy_loss", "grad_norm", "entropy_mean", "kl"):
+        spread = max(abs(a[key] - b[key]) for a, b in zip(first, again, strict=False))
+        for whole, resumed in zip(train[RESUME_AT:], again, strict=True):
+            assert resumed[key] == pytest.approx(whole[key], abs=3 * spread), (key, whole["step"], spread)
