@@ -22,8 +22,9 @@ from rft.runs import Paths
 
 # Free space that must remain beside one checkpoint: logs, samples, Ray's spill files. $RFT_MIN_FREE_GB overrides.
 MIN_FREE_GB = 2.0
-# OpenRLHF hands min_lr to the scheduler; the other names of transformers do not take it and die at the first step.
-SCHEDULERS = ("cosine_with_min_lr", "cosine_warmup_with_min_lr", "constant", "constant_with_warmup", "inverse_sqrt")
+# transformers' schedules that need no more than warm-up and total steps
+SCHEDULERS = ("cosine_with_min_lr", "cosine_warmup_with_min_lr", "cosine", "cosine_with_restarts", "linear")
+SCHEDULERS += ("polynomial", "constant", "constant_with_warmup", "inverse_sqrt")
 # bf16 weight, fp32 master weight, two fp32 Adam moments
 LORA_BYTES_PER_PARAMETER = 2 + 4 + 4 + 4
 
@@ -76,7 +77,7 @@ def absolute_paths(args: Namespace, repo: Path) -> list[str]:
 
 def check_scheduler(args: Namespace) -> None:
     if args.lr_scheduler not in SCHEDULERS:
-        raise RftError(f"--lr_scheduler {args.lr_scheduler}: not one that takes min_lr; use {', '.join(SCHEDULERS)}")
+        raise RftError(f"--lr_scheduler {args.lr_scheduler}: not a known schedule; use {', '.join(SCHEDULERS)}")
 
 
 def check_attention(args: Namespace, repo: Path) -> None:
