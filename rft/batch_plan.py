@@ -27,6 +27,7 @@ class MicroBatch:
     sequences: float  # its sequences divided by the number of ranks
     ends_step: bool  # the optimizer steps after this one
     step: int  # number of the optimizer step in this plan, from 0
+    on_policy: bool = False  # the rollout's first optimizer step: the policy is still the one that sampled
     blank: bool = False  # weighs nothing: this rank only keeps in step with the others
 
 
@@ -59,7 +60,7 @@ def level(steps: list[list[list]], lengths_by_rank: list[list[int]]) -> list[lis
     return [step + [[] for _ in range(n - len(step))] for step, n in zip(padded, wanted, strict=True)]
 
 
-def plan(buffer, strategy, shuffle: bool) -> list[MicroBatch]:
+def plan(buffer, strategy, shuffle: bool, first_epoch: bool = True) -> list[MicroBatch]:
     """Collective over all actor ranks: the micro-batches of one pass over the replay buffer, in order."""
     from torch import distributed as dist
 
@@ -85,6 +86,7 @@ def plan(buffer, strategy, shuffle: bool) -> list[MicroBatch]:
             sequences=per_rank[s][1],
             ends_step=m == len(step) - 1,
             step=s,
+            on_policy=first_epoch and s == 0,
             blank=not unit,
         )
         for s, step in enumerate(steps)

@@ -52,9 +52,14 @@ class TrainStats:
         self.add_mean("grad_norm", float(norm), 1)
         self.add_max("grad_norm_max", float(norm))
 
-    def add_ratio(self, stats) -> None:
-        """Of one micro-batch: a `rft.ratio_stats.RatioStats`."""
+    def add_ratio(self, stats, on_policy: bool = False) -> None:
+        """Of one micro-batch: a `rft.ratio_stats.RatioStats`; of the rollout's first optimizer step if `on_policy`.
+
+        `on_policy_log_ratio_abs_max` is 0 where training computes with the numerics that scored the old log-probs.
+        """
         if stats.tokens_in_batch:
+            if on_policy:
+                self.add_max("on_policy_log_ratio_abs_max", stats.abs_values.max().item())
             self.add_max("log_ratio_raw_max", stats.log_ratio_raw_max)
             self.add_max("log_ratio_max", stats.log_ratio_max)
             self.add_min("log_ratio_min", stats.log_ratio_min)

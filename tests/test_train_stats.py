@@ -31,9 +31,10 @@ def test_unequal_micro_batches_and_ranks():
 def test_ratio_tail_is_pooled():
     one, two = TrainStats(), TrainStats()
     mask = torch.ones(1, 100)
-    one.add_ratio(ratio_stats.measure(torch.linspace(-1, 1, 100)[None], mask))
+    one.add_ratio(ratio_stats.measure(torch.linspace(-1, 1, 100)[None], mask), on_policy=True)
     two.add_ratio(ratio_stats.measure(torch.full((1, 100), 30.0), mask * (torch.arange(100) < 2)))
     result = merge([one.local(), two.local()], 1)
+    assert result["on_policy_log_ratio_abs_max"] == 1.0
     assert result["log_ratio_raw_max"] == 30.0 and result["log_ratio_max"] == 20.0 and result["log_ratio_min"] == -1.0
     assert result["ratio_max"] == pytest.approx(math.exp(20.0), rel=1e-5) and result["tokens_in_batch"] == 102
     both = torch.cat([torch.linspace(-1, 1, 100).abs(), torch.tensor([30.0, 30.0])])

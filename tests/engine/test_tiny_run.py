@@ -103,6 +103,7 @@ def test_metrics_are_whole(train):
 def test_the_first_optimizer_step_is_on_policy(train):
     """One optimizer step a rollout: in every one the new policy is still the old one, bit for bit."""
     assert train[0]["kl"] == 0.0
+    assert {line["on_policy_log_ratio_abs_max"] for line in train} == {0.0}
     assert {(line["log_ratio_raw_max"], line["log_ratio_min"], line["ratio_max"]) for line in train} == {
         (0.0, 0.0, 1.0)
     }
