@@ -40,6 +40,12 @@ def check_prompts(args: Namespace, repo: Path) -> None:
             f"--prompt_data {args.prompt_data}: {total} prompts, fewer than one rollout batch of "
             f"{args.rollout_batch_size}: no step would be trained; {remedy}"
         )
+    ranks, rest = args.actor_num_nodes * args.actor_num_gpus_per_node, total % args.rollout_batch_size
+    if 0 < rest * args.n_samples_per_prompt < ranks:
+        raise RftError(
+            f"--prompt_data {args.prompt_data}: the last batch of an episode has {rest} of {total} prompts, so "
+            f"{rest * args.n_samples_per_prompt} answers for {ranks} actor ranks; drop {rest} prompts or add some"
+        )
 
 
 def check_data(flag: str, name: str, args: Namespace, repo: Path, integers: bool) -> int | None:

@@ -53,19 +53,20 @@ class StepLog:
         metrics_file.append(os.path.join(metrics_file.folder(), FILE), record)
 
 
-def drop_after(step: int) -> None:
-    """Before continuing at `step`: remove the lines of later steps, which will be run again."""
-    path = os.path.join(metrics_file.folder(), FILE)
-    if not os.path.exists(path):
-        return
+def drop_after(step: int, sync_version: float = float("inf")) -> None:
+    """Before continuing at `step`: remove the lines of what will be run again, and a line torn by the kill."""
+    for name, key, last in ((FILE, "step", step), ("sync_log.jsonl", "version", sync_version)):
+        path = os.path.join(metrics_file.folder(), name)
+        if os.path.exists(path):
+            metrics_file.write_all(path, [record for record in _whole_lines(path) if record[key] <= last])
+
+
+def _whole_lines(path: str) -> list[dict]:
+    records = []
     with open(path, encoding="utf-8") as file:
-        lines = file.readlines()
-    kept = []
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue  # torn by the kill that this run recovers from
-        if record["step"] <= step:
-            kept.append(record)
-    metrics_file.write_all(path, kept)
+        for line in file:
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                continue
+    return records

@@ -158,7 +158,7 @@ def test_verbose_shows_the_log(tmp_path):
         (["--resume", "nothing"], {}, "run 'nothing': no such run"),
         (["--load_checkpoint"], {}, "--load_checkpoint without --ckpt_path"),
         ([], {"RAY_ADDRESS": "127.0.0.1:1"}, "RAY_ADDRESS=127.0.0.1:1: nothing answers there"),
-        (["--lr_scheduler", "linear"], {}, "--lr_scheduler linear: "),
+        (["--lr_scheduler", "cosin"], {}, "--lr_scheduler cosin: "),
         ([], {"RFT_CKPT_DIR": "/proc/nowhere"}, "--ckpt_path /proc/nowhere: /proc is not writable"),
     ],
 )

@@ -54,5 +54,8 @@ def test_a_continued_run_drops_what_it_runs_again(tmp_path, monkeypatch):
     monkeypatch.setenv("METRICS_LOG_DIR", str(tmp_path))
     path = tmp_path / step_log.FILE
     path.write_text("".join(json.dumps({"event": "train", "step": s}) + "\n" for s in (1, 2, 3)) + '{"event": "tra')
-    step_log.drop_after(2)
+    sync = tmp_path / "sync_log.jsonl"
+    sync.write_text("".join(json.dumps({"version": v}) + "\n" for v in (1, 2, 3, 4)))
+    step_log.drop_after(2, 3)
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
+    assert [json.loads(line)["version"] for line in sync.read_text().splitlines()] == [1, 2, 3]

@@ -68,3 +68,17 @@ def test_clamp_changes_no_ordinary_loss(policy_loss):
     wanted = -torch.min(ratio * advantages, ratio.clamp(0.9, 1.1) * advantages)
     loss = policy_loss(0.1, 0.1)(new, old, advantages, action_mask=mask)[0]
     torch.testing.assert_close(loss, (wanted * mask).sum() / mask.sum())
+
+
+def test_gspo_weighs_sequences_and_a_blank_one_weighs_nothing(policy_loss):
+    new, old, _, advantages, mask = batch(4)
+    mask[2] = 0
+    micro = MicroBatch(None, tokens=1.0, sequences=2.0, ends_step=True, step=0)
+    loss = policy_loss(0.1, 0.1, policy_loss_type="gspo")(new, old, advantages, action_mask=mask, micro=micro)[0]
+    total = 0.0
+    for row in (0, 1):
+        keep = mask[row].bool()
+        ratio = (new[row] - old[row])[keep].mean().exp()
+        each = -torch.min(ratio * advantages[row], ratio.clamp(0.9, 1.1) * advantages[row])[keep]
+        total += each.mean()
+    torch.testing.assert_close(loss, total / 2)

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import warnings
 from pathlib import Path
 
 from rft.errors import RftError
@@ -17,6 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     summary = verbs.add_parser("summary", help="before and after on held-out prompts, from a run's files")
     summary.add_argument("run", help="run folder, run id or its beginning, or `last`")
     args = parser.parse_args(argv)
+    warnings.filterwarnings("ignore", message="The pynvml package is deprecated", category=FutureWarning)  # torch's own
     try:
         if args.verb == "make":
             return _make(args)
