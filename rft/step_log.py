@@ -53,7 +53,7 @@ class StepLog:
         metrics_file.append(os.path.join(metrics_file.folder(), FILE), record)
 
 
-def drop_after(step: int, sync_version: float = float("inf")) -> None:
+def drop_after(step: int, sync_version: int) -> None:
     """Before continuing at `step`: remove the lines of what will be run again, and a line torn by the kill."""
     for name, key, last in ((FILE, "step", step), ("sync_log.jsonl", "version", sync_version)):
         path = os.path.join(metrics_file.folder(), name)

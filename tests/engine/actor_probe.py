@@ -223,10 +223,9 @@ def main() -> None:
     found["logits_equal_before"] = torch.equal(logits(engine, ids, mask), logits(plain, ids, mask))
     found["base_before"] = base_digest.digest(engine.module)
     live = base_digest.live_digests(engine.module)
-    found["kept_whole"] = len(live)
 
     trainer = new_trainer(strategy, actor, optimizer, schedule, tokenizer, args.micro_train_batch_size)
-    for name in ("log_ratio", "grad_norms", "bases", "live_bases_unchanged"):
+    for name in ("log_ratio", "grad_norms", "bases", "live_bases_changed"):
         found[name] = []
     for step in range(1, STEPS + 1):
         status = train(trainer, actor, rows_per_rank=4, micro=4, seed=step, rank=rank)
@@ -234,8 +233,10 @@ def main() -> None:
         found["grad_norms"].append(status["grad_norm"])
         strategy.save_model(actor, tokenizer, str(out / "adapter"))
         found["bases"].append(base_digest.digest(engine.module))
-        found["live_bases_unchanged"].append(base_digest.live_digests(engine.module) == live)
+        whole = base_digest.live_digests(engine.module)
+        found["live_bases_changed"] += [n for n, value in whole.items() if live.setdefault(n, value) != value]
     found["optimizer_steps"] = engine.global_steps
+    found["kept_whole"] = len(live)
 
     actor.eval()
     trained = plain_model(model_dir, out / "adapter")

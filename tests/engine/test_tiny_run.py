@@ -201,54 +201,71 @@ def test_placement_is_recorded(run):
     assert len({p["device"] for p in places[:2]}) == 2
 
 
-def start(runs: Path, ckpt: Path) -> subprocess.Popen:
-    command = ["bash", "train_grpo_tiny.sh", "--ckpt_path", str(ckpt), "--load_checkpoint"]
+def start(runs: Path, resumed: Path) -> subprocess.Popen:
+    command = ["bash", "train_grpo_tiny.sh", "--resume", str(resumed)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
     return subprocess.Popen(command, cwd=ROOT, env=environment(runs), **pipes)
 
 
-def wait_for_step(runs: Path, step: int, process: subprocess.Popen) -> Path:
+def wait_for_step(path: Path, step: int, process: subprocess.Popen) -> None:
+    """Until a line of `step` stands in the metrics and none of a later step, which an earlier run left."""
     while process.poll() is None:
-        for path in runs.glob("*/metrics/training_metrics.jsonl"):
-            if any(line["step"] >= step for line in lines(path, "train")):
-                return path.parents[1]
+        steps = [json.loads(line)["step"] for line in path.read_text().splitlines() if line.endswith("}")]
+        if steps and max(steps) < STEPS and step in steps:
+            return
         time.sleep(0.2)
     raise AssertionError(process.communicate()[0][-3000:])
 
 
 @pytest.fixture(scope="module")
 def continued(run, tmp_path_factory):
-    """Twice from the checkpoint of step 30: interrupted by SIGINT after step 33, then to the end."""
-    runs = tmp_path_factory.mktemp("interrupted")
-    ckpt = runs / "ckpt"
-    shutil.copytree(run / "ckpt" / "global_step30_hf", ckpt / "global_step30_hf")
-    process = start(runs / "first", ckpt)
-    folder = wait_for_step(runs / "first", RESUME_AT + 3, process)
+    """A copy of the run, as if it had died after step 30: resumed, interrupted after step 33, resumed to the end."""
+    runs = tmp_path_factory.mktemp("died")
+    died = shutil.copytree(run, runs / run.name)
+    shutil.rmtree(died / "ckpt" / "global_step40_hf")
+    record = json.loads((died / "run.json").read_text())
+    record["paths"] = {key: value.replace(str(run), str(died)) for key, value in record["paths"].items()}
+    (died / "run.json").write_text(json.dumps(record))
+    metrics = died / "metrics" / "training_metrics.jsonl"
+
+    process = start(runs / "first", died)
+    wait_for_step(metrics, RESUME_AT + 3, process)
     family = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=120)
     alive = [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-    interrupted = {"code": process.returncode, "alive": [p.cmdline() for p in alive], "folder": folder}
-
-    second = start(runs / "second", ckpt)
+    interrupted = {
+        "code": process.returncode,
+        "alive": [p.cmdline() for p in alive],
+        "status": json.loads((only_run(runs / "first") / "run.json").read_text())["status"],
+        "train": lines(metrics, "train"),
+    }
+    second = start(runs / "second", died)
     out = second.communicate()[0]
     assert second.returncode == 0, out[-3000:]
-    return interrupted, only_run(runs / "second"), ckpt
+    return interrupted, died
 
 
 def test_an_interrupted_run_leaves_no_orphan_and_nothing_half_written(continued):
-    interrupted, _, ckpt = continued
-    assert interrupted["code"] == 130 and interrupted["alive"] == []
-    assert not [p for p in ckpt.iterdir() if p.name.startswith(".")]
-    assert json.loads((interrupted["folder"] / "run.json").read_text())["status"] == "interrupted"
+    interrupted, died = continued
+    assert interrupted["code"] == 130 and interrupted["alive"] == [] and interrupted["status"] == "interrupted"
+    assert not [p for p in (died / "ckpt").iterdir() if p.name.startswith(".")]
+
+
+def test_a_resumed_run_continues_its_files_without_a_gap_or_a_repeat(continued, train):
+    _, died = continued
+    again = lines(died / "metrics" / "training_metrics.jsonl", "train")
+    assert [line["step"] for line in again] == list(range(1, STEPS + 1))
+    assert again[:RESUME_AT] == train[:RESUME_AT]
+    versions = [entry["version"] for entry in lines(died / "metrics" / "sync_log.jsonl")]
+    assert versions == list(range(1, STEPS + 3))  # one more: the resumed engine gets the adapter before it serves
 
 
 def test_resumed_run_equals_the_uninterrupted_one(train, continued):
-    """Same figures from step 31 on, up to the engine's own nondeterminism: the spread between two continued runs."""
-    interrupted, second, _ = continued
-    first = lines(interrupted["folder"] / "metrics" / "training_metrics.jsonl", "train")
-    again = lines(second / "metrics" / "training_metrics.jsonl", "train")
-    assert [line["step"] for line in again] == list(range(RESUME_AT + 1, STEPS + 1))
+    """Same figures from step 31 on, up to the engine's own nondeterminism: the spread between two resumed runs."""
+    interrupted, died = continued
+    first = [line for line in interrupted["train"] if line["step"] > RESUME_AT]
+    again = lines(died / "metrics" / "training_metrics.jsonl", "train")[RESUME_AT:]
     assert [line["actor_lr"] for line in again] == [line["actor_lr"] for line in train[RESUME_AT:]]
     assert [line["episode"] for line in again] == [line["episode"] for line in train[RESUME_AT:]]
     for key in ("reward_mean", "response_length_mean", "policy_loss", "grad_norm", "entropy_mean", "kl"):
