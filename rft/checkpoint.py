@@ -8,7 +8,6 @@ after the newest is in place. All functions that say *collective* are called on 
 main thread; the folder must be on a file system that all of them see.
 """
 
-import hashlib
 import json
 import os
 import random
@@ -20,6 +19,7 @@ import torch
 
 from rft import device, lora_params
 from rft.errors import RftError
+from rft.provenance import sha256
 
 TAG = re.compile(r"global_step(\d+)_hf")
 IDENTITY = ("pretrain", "lora_rank", "lora_alpha", "target_modules", "seed")
@@ -104,16 +104,10 @@ def _write_adapter(model, tensors: dict[str, torch.Tensor], folder: Path) -> Non
         config.inference_mode = training
 
 
-def file_digest(path: Path) -> str:
-    """sha256 of a file, hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _seal(folder: Path) -> None:
     """Write ``digests.json`` over every file and force all of it to the disk."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    digests = {str(path.relative_to(folder)): file_digest(path) for path in files}
+    digests = {str(path.relative_to(folder)): sha256(path) for path in files}
     (folder / "digests.json").write_text(json.dumps(digests, indent=1))
     for path in [*files, folder / "digests.json", folder]:
         handle = os.open(path, os.O_RDONLY)
@@ -139,7 +133,7 @@ def verify(folder: Path) -> str | None:
     for name, digest in digests.items():
         if not (folder / name).is_file():
             return f"{name} is missing"
-        if file_digest(folder / name) != digest:
+        if sha256(folder / name) != digest:
             return f"{name} is not what was written (its digest differs)"
     return None
 

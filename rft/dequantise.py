@@ -15,17 +15,10 @@ import sys
 from pathlib import Path
 
 from rft.errors import RftError
+from rft.provenance import sha256
 
 SOURCE_KEY = "rft_dequantised_from"
 INDEX_NAME = "model.safetensors.index.json"
-
-
-def sha256_file(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as handle:
-        while chunk := handle.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def list_shards(src: Path) -> list[Path]:
@@ -47,7 +40,7 @@ def checkpoint_digest(src: Path) -> str:
     """sha256 over the names and contents of the checkpoint's safetensors files, in name order (hex)."""
     digest = hashlib.sha256()
     for shard in list_shards(src):
-        digest.update(f"{shard.name} {sha256_file(shard)}\n".encode())
+        digest.update(f"{shard.name} {sha256(shard)}\n".encode())
     return digest.hexdigest()
 
 

@@ -51,6 +51,7 @@ def package_list() -> str:
 
 
 def sha256(path: Path) -> str:
+    """sha256 of a file, hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -14,8 +14,8 @@ from tiny_plan import QUICK, tiny_dir  # noqa: F401
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rft.answers import parse_integer_label
-from rft.dequantise import sha256_file
 from rft.errors import RftError
+from rft.provenance import sha256
 from rft.tiny import build, data
 from rft.tiny.cli import main
 from rft.tiny.model import load_checkpoint
@@ -103,7 +103,7 @@ def test_a_folder_of_an_earlier_recipe_is_made_anew(copy):
     (copy / "manifest.json").write_text(json.dumps({**manifest, "recipe": build.RECIPE - 1}))
     (copy / "train.jsonl").write_text("of the earlier recipe")
     assert build.make(copy, seed=0, plan=QUICK, quiet=True) == manifest == read(copy / "manifest.json")
-    assert sha256_file(copy / "train.jsonl") == manifest["sha256"]["train.jsonl"]
+    assert sha256(copy / "train.jsonl") == manifest["sha256"]["train.jsonl"]
 
 
 def test_a_maker_that_died_leaves_nothing_that_a_later_one_takes_for_its_own(tmp_path):

@@ -13,8 +13,9 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from rft.dequantise import dequantise_checkpoint, sha256_file
+from rft.dequantise import dequantise_checkpoint
 from rft.errors import RftError
+from rft.provenance import sha256
 from rft.tiny.data import split_problems, write_prompts
 
 RECIPE = 2  # raise it when the same seed gives another model, so that old folders are not taken for new ones
@@ -74,7 +75,7 @@ def check(out: Path, wanted: dict) -> dict:
                 f"{path}: {key} is {manifest.get(key)!r}, wanted {value!r}; remove the folder or name another"
             )
     for name, digest in manifest["sha256"].items():
-        if not (out / name).is_file() or sha256_file(out / name) != digest:
+        if not (out / name).is_file() or sha256(out / name) != digest:
             raise RftError(f"{out / name} is missing or was changed since it was made; remove {out} and make it again")
     return manifest
 
@@ -131,9 +132,7 @@ def _fill(folder: Path, wanted: dict, plan, quiet: bool) -> dict:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "counts": {"train": len(split.train), "heldout": len(split.heldout), "warm_start": len(split.warm)},
         "heldout_at_warm_start_end": accuracy,
-        "sha256": {
-            str(path.relative_to(folder)): sha256_file(path) for path in sorted(folder.rglob("*")) if path.is_file()
-        },
+        "sha256": {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()},
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
     return manifest

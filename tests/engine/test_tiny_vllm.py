@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rft.dequantise import sha256_file
+from rft.provenance import sha256
 
 pytestmark = pytest.mark.engine
 
@@ -16,7 +16,7 @@ def test_the_warm_start_leaves_head_room(tiny_dir):
     manifest = json.loads((tiny_dir / "manifest.json").read_text())
     assert 0.2 <= manifest["heldout_at_warm_start_end"]["sampled_accuracy"] <= 0.6
     for name, digest in manifest["sha256"].items():
-        assert sha256_file(tiny_dir / name) == digest
+        assert sha256(tiny_dir / name) == digest
 
 
 def test_vllm_agrees_with_transformers_and_samples_by_seed(tiny_dir, tmp_path):
