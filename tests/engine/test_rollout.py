@@ -22,8 +22,8 @@ def ray_local(tmp_path_factory):
     ray.shutdown()
 
 
-@pytest.fixture
-def engine(ray_local):
+@pytest.fixture(scope="module")
+def engine_process(ray_local):
     @ray_local.remote
     class Engine:
         """Answers each prompt after a random while: rewards 1 for even labels; echoes what it was asked."""
@@ -54,7 +54,17 @@ def engine(ray_local):
         def log(self):
             return self.asked
 
+        def forget(self):
+            self.asked = []
+
     return Engine.remote()
+
+
+@pytest.fixture
+def engine(ray_local, engine_process):
+    """One process for all tests: a worker takes its time to import torch."""
+    ray_local.get(engine_process.forget.remote())
+    return engine_process
 
 
 def make_generator(engine, prompts=20, **changes):
