@@ -105,7 +105,7 @@ def test_good_input_passes_and_writes_nothing(repo):
         (
             {"rollout_batch_size": 3, "n_samples_per_prompt": 1, "train_batch_size": 3, "micro_train_batch_size": 1}
             | {"actor_num_gpus_per_node": 3},
-            "--prompt_data train.jsonl: the last batch of an episode has 1 of 4 prompts, so 1 answers for 3 actor ranks",
+            "--prompt_data train.jsonl: the last batch of an episode has 1 of 4 prompts, so 1 answers for 3 actor",
         ),
         ({"remote_rm_url": ["none.py"]}, "--remote_rm_url none.py: No such file"),
         ({"remote_rm_url": ["model/config.py"]}, "--remote_rm_url model/config.py: No such file"),
