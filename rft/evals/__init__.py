@@ -1,0 +1,1 @@
+"""Evaluation of models and checkpoints: modes, sets, records, engine, programs."""
