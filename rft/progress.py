@@ -16,7 +16,14 @@ from typing import TextIO
 
 from rft.runs import duration
 
-PHASES = (("gen", "generate_s"), ("exp", "experience_s"), ("train", "train_s"), ("sync", "sync_s"), ("save", "save_s"))
+PHASES = (
+    ("gen", "generate_s"),
+    ("reward", "reward_s"),
+    ("logp", "old_logprob_s"),
+    ("train", "train_s"),
+    ("sync", "sync_s"),
+    ("save", "save_s"),
+)
 RECENT = 10  # steps that the ETA averages over: engines warm up, answers change length
 QUIET_STATUS_S = 60.0  # between status lines where the output is no terminal
 MIN_SHOWN_S = 0.05  # a phase shorter than this is left out

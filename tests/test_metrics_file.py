@@ -4,7 +4,6 @@ import json
 import math
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 
@@ -37,19 +36,6 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         assert file.read() == '{"a": 1}\n'
 
 
-def test_phases_add_up_to_the_step(tmp_path, monkeypatch):
-    monkeypatch.setenv("METRICS_LOG_DIR", str(tmp_path))
-    clock = iter([0.0, 3.0, 4.5, 10.0, 10.25, 11.0, 11.0])
-    monkeypatch.setattr(step_log.time, "perf_counter", lambda: next(clock))
-    log = step_log.StepLog(SimpleNamespace(rollout_batch_size=16, num_episodes=2), prompt_count=40)
-    for phase in ("generate", "experience", "train", "sync", "save"):
-        log.lap(phase)
-    log.write(1, 0, {"reward_mean": math.nan, "text": "no number", "flag": True})
-    (line,) = [json.loads(text) for text in (tmp_path / step_log.FILE).read_text().splitlines()]
-    assert [line[f"{p}_s"] for p in step_log.PHASES] == [3.0, 1.5, 5.5, 0.25, 0.75] and line["step_s"] == 11.0
-    assert line["total_steps"] == 6 and line["reward_mean"] is None and "text" not in line and "flag" not in line
-
-
 def test_a_continued_run_drops_what_it_runs_again(tmp_path, monkeypatch):
     monkeypatch.setenv("METRICS_LOG_DIR", str(tmp_path))
     path = tmp_path / step_log.FILE
@@ -59,3 +45,23 @@ def test_a_continued_run_drops_what_it_runs_again(tmp_path, monkeypatch):
     step_log.drop_after(2, 3)
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
     assert [json.loads(line)["version"] for line in sync.read_text().splitlines()] == [1, 2, 3]
+
+
+def test_a_continued_run_has_no_step_twice(tmp_path, monkeypatch):
+    """Lines of two starts in one folder, an evaluation in two modes, and lines that have no step."""
+    monkeypatch.setenv("METRICS_LOG_DIR", str(tmp_path))
+    path = tmp_path / step_log.FILE
+    lines = [
+        {"event": "note"},
+        {"event": "eval", "step": 1, "mode": "greedy_pass@1", "accuracy": 0.1},
+        {"event": "eval", "step": 1, "mode": "sampling_pass@8", "accuracy": 0.2},
+        {"event": "train", "step": 1, "kl": 1},
+        {"event": "train", "step": 1, "kl": 2},
+        {"event": "eval", "step": 1, "mode": "greedy_pass@1", "accuracy": 0.3},
+        {"event": "note"},
+        {"event": "train", "step": 2},
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '[1]\n"text"\n{"event": "tra')
+    step_log.drop_after(1, 0)
+    kept = [json.loads(line) for line in path.read_text().splitlines()]
+    assert kept == [lines[i] for i in (0, 2, 4, 5, 6)]

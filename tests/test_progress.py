@@ -23,9 +23,9 @@ def test_follower_waits_for_torn_lines_and_passes_over_noise(tmp_path):
 
 def test_train_line():
     line = {"step": 3, "total_steps": 40, "reward_mean": 0.4375, "correctness": 0.5, "entropy_mean": 1.2345}
-    line |= {"grad_norm": 0.5234, "generate_s": 4.12, "experience_s": 2, "train_s": 3.3, "sync_s": 0.01, "kl": None}
+    line |= {"grad_norm": 0.5234, "generate_s": 4.12, "old_logprob_s": 2, "train_s": 3.3, "sync_s": 0.01, "kl": None}
     text = "step  3/40  reward 0.438  correct 0.500  entropy 1.234  grad 0.523  kl -  "
-    assert train_line(line, 312) == text + "gen 4.1 exp 2.0 train 3.3 s  ETA 5m12s"
+    assert train_line(line, 312) == text + "gen 4.1 logp 2.0 train 3.3 s  ETA 5m12s"
     assert train_line({}) == "step ?"
 
 

@@ -21,6 +21,7 @@ def micro(rewards, correctness, lengths, advantages, d):
             "total_length": torch.tensor(lengths),
         },
         action_mask=mask,
+        sequences=torch.zeros(rows, width + 1, dtype=torch.long),
         advantages=torch.where(mask.bool(), torch.tensor(advantages).unsqueeze(1).expand(rows, width), noise),
         action_log_probs=torch.where(mask.bool(), torch.full((rows, width), -1.0), noise),
         rollout_log_probs=torch.where(mask.bool(), torch.full((rows, width), -1.0 - d), -noise),
