@@ -1,55 +1,21 @@
 """The actor under ZeRO-3 on 2 ranks, with and without offload: exact logits, gradients, saves (real DeepSpeed)."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from ranks import run_ranks
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.engine
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 @pytest.fixture(scope="session", params=["in_place", "offload"])
 def found(request, tiny_dir, tmp_path_factory):
     """What each rank of actor_probe.py found, and the folder that it wrote to."""
     out = tmp_path_factory.mktemp(f"actor_{request.param}")
-    env = {
-        **os.environ,
-        "DS_ACCELERATOR": "cpu",
-        "OMP_NUM_THREADS": "1",
-        "TORCHDYNAMO_DISABLE": "1",
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "METRICS_LOG_DIR": str(out),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "WORLD_SIZE": "2",
-        "LOCAL_RANK": "0",
-    }
-    command = [sys.executable, str(Path(__file__).with_name("actor_probe.py")), str(tiny_dir / "model"), str(out)]
-    command += ["--offload"] * (request.param == "offload")
-    with open(out / "log.txt", "w") as log:
-        ranks = [
-            subprocess.Popen(command, env={**env, "RANK": str(rank)}, cwd=ROOT, stdout=log, stderr=log)
-            for rank in (0, 1)
-        ]
-        try:
-            codes = [rank.wait(timeout=600) for rank in ranks]
-        finally:
-            for rank in ranks:
-                rank.kill()
-    assert codes == [0, 0], (out / "log.txt").read_text()[-4000:]
-    return [json.loads((out / f"rank{rank}.json").read_text()) for rank in (0, 1)], out
+    offload = ["--offload"] * (request.param == "offload")
+    return run_ranks("actor_probe.py", out, tiny_dir / "model", out, *offload), out
 
 
 def test_logits_are_bit_identical(found):
