@@ -18,6 +18,18 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "runs": {
         "runs": ("rft.runs", "list the runs, show one"),
+        "report": ("rft.report.cli", "one or several runs as a self-contained HTML page and Markdown"),
+        "metrics": ("rft.metrics_cli", "what each figure means; is a run's metrics file whole?"),
+        "replay-spike": ("rft.replay_spike", "a dumped gradient spike's loss and gradient again, token by token"),
+        "diagnose": ("rft.diagnosis.cli", "what is wrong with a run: rules, evidence, what to do"),
+        "monitor": ("rft.monitor.cli", "follow a run on the terminal; --once: a plain snapshot"),
+        "samples": ("rft.samples_browser.cli", "browse what the model wrote: filter, search, read"),
+    },
+    "evaluation": {
+        "eval-posthoc": ("rft.evals.posthoc_cli", "models, merged checkpoints and adapters against each other"),
+        "compare": ("rft.evals.compare_cli", "two runs of an A/B, or two evaluation results, side by side"),
+        "power": ("rft.stats.plan", "the smallest difference that a set could detect, before a run"),
+        "sft-decision": ("rft.evals.sft_rule", "is a supervised warm start needed? from an evaluation's result"),
     },
     "data": {
         "convert-to-harmony": (

@@ -9,13 +9,8 @@ import os
 import time
 
 from rft import metrics_file, samples_log
+from rft.evals.modes import name as mode_name
 from rft.step_log import FILE
-
-
-def mode_name(temperature: float, n: int) -> str:
-    if temperature > 0:
-        return f"sampling_pass@{n}"
-    return "greedy_pass@1" if n == 1 else f"nondet_proxy_pass@{n}"
 
 
 def file_kind(temperature: float) -> str:

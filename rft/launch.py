@@ -238,7 +238,7 @@ def _run(
     log = Path(run.paths.log)
     status, code, error = "failed", 1, None
     try:
-        progress.say(f"run {run.id}  log {_relative(run.paths.log)}")
+        progress.say(f"run {run.id}  log {_relative(run.paths.log)}  (watch it: bash monitor.sh {run.id})")
         (run.dir / "packages.txt").write_text(provenance.package_list())
         run.update(command=command)
         cluster = _start_cluster(args, env, family)
@@ -294,6 +294,10 @@ def _say_end(run: runs.Run, progress: Progress, sampler: Sampler, status: str, e
     else:
         progress.say("")
         print(f"error: training failed: {error} (log: {_relative(run.paths.log)})", file=sys.stderr)
+    if run.paths.metrics_file.is_file():
+        from rft.diagnosis.line import at_end  # imports numpy: not for --help and --dry-run
+
+        progress.say(at_end(run.dir))
 
 
 def _after(options: Options, args: Namespace, run: runs.Run, env: dict[str, str]) -> int:

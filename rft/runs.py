@@ -126,7 +126,7 @@ def new_run(run_id: str, name: str, paths: Paths, record: dict) -> Run:
     record  what the launcher knows: command, argv, commit, versions, … (id, status, times and paths are added here)
     raises  RftError where a folder cannot be made or exists already
     """
-    made_by = {"pid": os.getpid(), "pid_started": _process_start(os.getpid())}
+    made_by = {"pid": os.getpid(), "pid_started": process_start(os.getpid())}
     full = {"id": run_id, "name": name, "status": "running", "start": time.time(), "end": None, "exit_code": None}
     full |= {"error": None, **made_by, "paths": asdict(paths), **record}
     run = Run(run_id, paths, full)
@@ -143,7 +143,7 @@ def new_run(run_id: str, name: str, paths: Paths, record: dict) -> Run:
     return run
 
 
-def _process_start(pid: int) -> int | None:
+def process_start(pid: int) -> int | None:
     """Start time in clock ticks since boot (field 22 of /proc/PID/stat): with it a pid is unique on a boot."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
@@ -189,7 +189,7 @@ def describe(folder: Path) -> dict:
     train = [line for line in metrics_lines(metrics) if line.get("event") == "train"]
     last = train[-1] if train else {}
     status, end = record.get("status", "?"), record.get("end")
-    if status == "running" and _process_start(record.get("pid", -1)) != record.get("pid_started"):
+    if status == "running" and process_start(record.get("pid", -1)) != record.get("pid_started"):
         status = "interrupted"  # the launcher is gone without having said so: SIGKILL, power, another machine
         end = last.get("time") or record.get("start")
     start = record.get("start")
