@@ -79,6 +79,15 @@ def split_options(argv: Sequence[str]) -> Options:
     return options
 
 
+def run_environment(options: Options) -> dict[str, str]:
+    """What the run's processes start with."""
+    env = {**os.environ, **environment(options), "PYTHONUNBUFFERED": "1", "RAY_COLOR_PREFIX": "0"}
+    # DeepSpeed compiles its ops against this environment's headers: in the user's shared cache two checkouts compile each
+    # other's anew at every start, and the lock that a killed compiler leaves there holds up every later run for ever.
+    env.setdefault("TORCH_EXTENSIONS_DIR", str(runs.REPO / ".venv" / "torch_extensions"))
+    return env
+
+
 def environment(options: Options) -> dict[str, str]:
     """The variables of --env that the environment does not have already; the last --env of a name wins."""
     wanted = dict(item.split("=", 1) for item in options.env)
@@ -160,7 +169,7 @@ def launch(options: Options, module: str) -> int:
     flags = complete_flags(options.flags, paths, options.resume is not None)
     args = upstream_cli.parse(flags)
     paths = replace(paths, ckpt=args.ckpt_path, save=args.save_path)
-    env = {**os.environ, **environment(options), "PYTHONUNBUFFERED": "1", "RAY_COLOR_PREFIX": "0"}
+    env = run_environment(options)
     env |= run_reward.variables(args, options.reward_gate, env)
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(runs.REPO), env.get("PYTHONPATH")]))
     joined = env.get("RAY_ADDRESS")

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rft import launch, runlog
+from rft import launch, runlog, runs
 from rft.errors import RftError
 from rft.runs import Paths
 
@@ -236,6 +236,16 @@ def test_own_options_are_found_anywhere():
     for bad in (["--name"], ["--env", "A"], ["--resume="]):
         with pytest.raises(RftError):
             launch.split_options(bad)
+
+
+def test_compiled_ops_belong_to_the_checkout(monkeypatch):
+    """Not to a cache that several checkouts share, where a killed compiler's lock holds up everybody."""
+    monkeypatch.delenv("TORCH_EXTENSIONS_DIR", raising=False)
+    assert launch.run_environment(launch.Options())["TORCH_EXTENSIONS_DIR"] == str(
+        runs.REPO / ".venv" / "torch_extensions"
+    )
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", "/elsewhere")
+    assert launch.run_environment(launch.Options())["TORCH_EXTENSIONS_DIR"] == "/elsewhere"
 
 
 def test_environment_wins_over_the_recipe(monkeypatch):
