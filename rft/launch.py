@@ -82,8 +82,8 @@ def split_options(argv: Sequence[str]) -> Options:
 def run_environment(options: Options) -> dict[str, str]:
     """What the run's processes start with."""
     env = {**os.environ, **environment(options), "PYTHONUNBUFFERED": "1", "RAY_COLOR_PREFIX": "0"}
-    # DeepSpeed compiles its ops against this environment's headers: in the user's shared cache two checkouts compile each
-    # other's anew at every start, and the lock that a killed compiler leaves there holds up every later run for ever.
+    # DeepSpeed compiles its ops against this environment's headers: in the user's shared cache two checkouts compile
+    # each other's anew at every start, and the lock that a killed compiler leaves there holds up later runs for ever.
     env.setdefault("TORCH_EXTENSIONS_DIR", str(runs.REPO / ".venv" / "torch_extensions"))
     return env
 
