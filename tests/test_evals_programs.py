@@ -346,6 +346,16 @@ def test_a_run_whose_labels_are_no_answers(run):
     assert of_run.own(run)[1]["figures"]["boxed"] == 1.0
 
 
+def test_on_a_cpu_seeded_requests_have_the_engine_to_themselves():
+    from rft.evals.engine import Request
+    from rft.evals.vllm_engine import batches
+
+    mixed = [Request(0, "a", n, (1,), float(n % 2), 1.0, 8, n if n % 2 else None) for n in range(5)]
+    seeded, greedy = batches(mixed, cpu=True)
+    assert [r.seed for r in seeded] == [1, 3] and [r.number for r in greedy] == [0, 2, 4]
+    assert batches(mixed, cpu=False) == [mixed] and batches(greedy, cpu=True) == [greedy]
+
+
 def test_the_lines_of_a_bar_that_is_no_terminal(capsys, monkeypatch):
     from rft.evals import bar
 

@@ -55,6 +55,12 @@ class VllmEngine:
             raise RftError(f"{_name(adapter)}: the engine's ranks hold something else; nothing was generated with it")
 
     async def generate(self, requests: Sequence[Request]) -> AsyncIterator[Answer]:
+        for together in batches(requests, cpu=not gpus()):
+            async with contextlib.aclosing(self._together(together)) as answers:
+                async for answer in answers:
+                    yield answer
+
+    async def _together(self, requests: Sequence[Request]) -> AsyncIterator[Answer]:
         done: asyncio.Queue = asyncio.Queue()
         tasks = [asyncio.create_task(self._one(number, request, done)) for number, request in enumerate(requests)]
         try:
@@ -98,6 +104,18 @@ class VllmEngine:
 
     async def close(self) -> None:
         self.llm.shutdown()
+
+
+def batches(requests: Sequence[Request], cpu: bool) -> list[Sequence[Request]]:
+    """What may be in the engine at the same time: everything, but on a CPU seeded requests by themselves.
+
+    vLLM 0.15.1's CPU sampler forgets all seeds of a batch in which one request has none (``forward_cpu`` of
+    v1/sample/ops/topk_topp_sampler.py), and greedy ones have none.
+    """
+    if not cpu:
+        return [requests]
+    kinds = [[r for r in requests if r.seed is not None], [r for r in requests if r.seed is None]]
+    return [kind for kind in kinds if kind]
 
 
 async def start(

@@ -128,13 +128,13 @@ def test_killed_in_the_middle_it_goes_on(evaluated, run, tmp_path):
 
 
 def same_problems(one: dict, other: dict) -> None:
-    """Same seeds, so equal but for what bf16 makes of the batch that a request is in (5 % when measured)."""
+    """Same seeds, so equal but for near ties, which fall by the batch that a request happens to be in (bf16)."""
     assert one["settings"] == other["settings"]
     pairs = [
         (a, b) for p, q in zip(one["problems"], other["problems"], strict=True)
         for a, b in zip(p["correct"], q["correct"], strict=True)
     ]  # fmt: skip
-    assert sum(a == b for a, b in pairs) >= 0.9 * len(pairs)
+    assert sum(a == b for a, b in pairs) >= 0.98 * len(pairs)
 
 
 def test_an_engine_that_dies_is_one_line(run, tmp_path):

@@ -181,7 +181,8 @@ def test_samples_with_other_keys_make_one_batch(engine):
     class Maker(RemoteExperienceMaker):
         def __init__(self):
             shape = {"actor_num_nodes": 1, "actor_num_gpus_per_node": 2, "micro_rollout_batch_size": 6}
-            self.args = SimpleNamespace(use_dynamic_batch=False, vllm_is_truncated_threshold=[0.5, 5.0], **shape)
+            shape |= {"use_dynamic_batch": False, "n_samples_per_prompt": 3}
+            self.args = SimpleNamespace(vllm_is_truncated_threshold=[0.5, 5.0], **shape)
             self.tokenizer = SimpleNamespace(pad_token_id=0)
 
         def make_experience(self, samples):
