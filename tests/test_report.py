@@ -112,6 +112,16 @@ def test_markdown_table_and_headline_for_the_research_log(run, tmp_path):
     assert about["run"] == "run-a" and about["diagnosis"]["findings"] == []
 
 
+def test_an_older_sync_log_is_no_disagreement():
+    """Its lines do not say what each rank's share comes to."""
+    from rft.report import headline
+
+    older = {"version": 1, "digest": "ab", "engines": [{"ranks": [{"rank": 0, "version": 1, "digest": "cd"}]}]}
+    newer = {**older, "digests": ["cd"]}
+    assert headline.certified([older, newer]) == "1 of 2, 1 without digests to compare (an older log)"
+    assert headline.certified([{**newer, "digests": ["ef"]}]) == "0 of 1, DISAGREEMENT"
+
+
 def test_what_is_sick_is_named_in_the_report(tmp_path):
     folder = make_run(tmp_path / "sick", *histories.mismatch_growth(0))
     page, _ = page_of(folder, tmp_path / "out")

@@ -88,15 +88,21 @@ def certified(syncs: list[dict]) -> str:
     """How many syncs every engine rank answered with the digest of what was sent."""
     if not syncs:
         return "none logged"
-    good = sum(sync_agrees(sync) for sync in syncs)
-    return f"{good} of {len(syncs)}" + ("" if good == len(syncs) else ", DISAGREEMENT")
+    agree = [sync_agrees(sync) for sync in syncs]
+    told = f"{agree.count(True)} of {len(syncs)}"
+    if unknown := agree.count(None):
+        told += f", {unknown} without digests to compare (an older log)"
+    return told + (", DISAGREEMENT" if False in agree else "")
 
 
-def sync_agrees(sync: dict) -> bool:
-    """Every rank of every engine holds the version, and the digest of its own tensor-parallel share, that was sent."""
+def sync_agrees(sync: dict) -> bool | None:
+    """Every rank of every engine holds the version, and the digest of its own tensor-parallel share, that was sent.
+
+    returns  None where the line does not say what each rank's share comes to: logs from before there were such digests
+    """
     digests, engines = sync.get("digests"), sync.get("engines")
     if not digests or not engines:
-        return False
+        return None
     try:
         return all(
             rank["digest"] == digests[rank["rank"]] and rank["version"] == sync["version"]

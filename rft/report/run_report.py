@@ -14,6 +14,7 @@ from rft.report.run_data import RunData, load
 from rft.report.svg import number
 
 CERTIFICATES = 30
+AGREEMENT = {True: "agree", False: "DISAGREE", None: "not logged"}
 
 
 def write(references: Sequence[str], out: Path | None = None) -> list[Path]:
@@ -70,7 +71,7 @@ def certificates(found: Sequence[RunData]) -> str:
     bodies = []
     for run in found:
         syncs = run.history.syncs
-        bad = [s for s in syncs if not headline.sync_agrees(s)]
+        bad = [s for s in syncs if headline.sync_agrees(s) is False]
         shown = {id(s): s for s in [*bad[:CERTIFICATES], *syncs[-CERTIFICATES:]]}.values()
         rows = []
         for sync in shown:
@@ -79,7 +80,7 @@ def certificates(found: Sequence[RunData]) -> str:
             rows.append(
                 (
                     sync.get("version"),
-                    "agree" if headline.sync_agrees(sync) else "DISAGREE",
+                    AGREEMENT[headline.sync_agrees(sync)],
                     " ".join(str(d)[:12] for d in digests),
                     number(canary.get("dlogp_mean")),
                     number(canary.get("served")),
