@@ -108,10 +108,11 @@ def watch(args, console: Console) -> int:
         while True:
             news, now = monitor.poll() or news, time.monotonic()
             due = now - drawn_at >= (cost / DRAW_SHARE if news else REDRAW_S)
-            if due or console.size != drawn_size:
+            size = console.size  # before it is drawn: a resize meanwhile is seen in the next round
+            if due or size != drawn_size:
                 began = time.thread_time()
-                live.update(Group(*monitor.lines(console.height)), refresh=True)
-                drawn_at, drawn_size, news, cost = now, console.size, False, time.thread_time() - began
+                live.update(Group(*monitor.lines(size.height)), refresh=True)
+                drawn_at, drawn_size, news, cost = now, size, False, time.thread_time() - began
             pressed = keys.wait(args.every)
             if any(key in ("q", "Q", "escape", "eof") for key in pressed):
                 return 0
