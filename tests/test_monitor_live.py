@@ -1,15 +1,18 @@
 """The live screen on a pseudo-terminal: it follows, obeys keys, gives the terminal back, survives its run."""
 
+import io
 import os
 import re
 import signal
 import sys
 import termios
 import time
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 from monitor_kit import make_run, train_line, tree, write
+from rich.console import Console, ConsoleDimensions
 from terminal_kit import Terminal
 
 from rft import metrics_file
@@ -91,6 +94,28 @@ def test_keys_and_size(tmp_path, start):
     assert re.search(r"nat/tok", terminal.wait_for(r"Tier 3"))  # units come with the width
     terminal.press("\x1b")
     assert terminal.end() == 0
+
+
+def test_a_resize_while_the_screen_is_drawn_is_not_lost(tmp_path, monkeypatch):
+    from rft.monitor import live
+
+    sizes, heights, original = [ConsoleDimensions(80, 24)], [], live.Monitor.lines
+
+    class Resized(Console):
+        size = property(lambda self: sizes[-1])
+
+    def lines(monitor, height):
+        heights.append(height)
+        sizes.append(ConsoleDimensions(132, 60))  # the terminal grows before the drawing is done
+        return original(monitor, height)
+
+    rounds = iter([[], [], ["q"]])
+    monkeypatch.setattr(live.Monitor, "lines", lines)
+    monkeypatch.setattr(live.Keys, "wait", lambda keys, seconds: next(rounds))
+    monkeypatch.setattr(live, "REDRAW_S", 1e9)  # drawn again for news alone
+    args = Namespace(run=str(make_run(tmp_path / "r", 3)), all=False, ascii=False, every=0.1, no_diagnosis=True)
+    assert live.watch(args, Resized(file=io.StringIO(), force_terminal=True)) == 0
+    assert heights == [24, 60]
 
 
 @pytest.mark.parametrize("how", ["ctrl-c", "q", "kill"])
