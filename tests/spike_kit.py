@@ -7,6 +7,7 @@ are the real ones.
 
 from types import SimpleNamespace
 
+import pytest
 import torch
 from torch.nn.utils import parameters_to_vector
 
@@ -16,6 +17,15 @@ from rft.batch_plan import MicroBatch
 PROMPT = 5
 #: rows of each micro-batch, by rank: uneven on purpose; 0: a blank one that keeps in step
 PLAN = ((2, 1), (3, 0))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """For who imports it. The matrices are tiny: threads would wait for one another more than they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def write_checkpoint(folder, seed: int = 0):

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from spike_kit import Engine, arguments, plan, rows, set_adapter, write_checkpoint
+from spike_kit import Engine, arguments, one_thread, plan, rows, set_adapter, write_checkpoint  # noqa: F401
 
 from rft import ratio_stats, spike_dump, spike_gate, spike_gradient
 from rft.errors import RftError
@@ -23,14 +23,6 @@ pytest.importorskip("deepspeed")
 class Tokenizer:
     def decode(self, ids, skip_special_tokens):
         return " ".join(map(str, ids.tolist()))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

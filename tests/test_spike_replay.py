@@ -7,22 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from spike_kit import PROMPT, arguments, plan, rows, set_adapter, write_checkpoint
+from spike_kit import PROMPT, arguments, one_thread, plan, rows, set_adapter, write_checkpoint  # noqa: F401
 
 from rft import lora_params, replay_spike, spike_dump, spike_gradient
 from rft.errors import RftError
 
 pytest.importorskip("deepspeed")
 PLANTED = 4  # of six samples
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """The matrices are tiny: threads would wait for one another more than they compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ answers: a result as the evaluation programs write them (rft/evals/results.py), 
 """
 
 import datetime
-import json
 import logging
 import os
 import threading
@@ -17,7 +16,7 @@ from pathlib import Path
 from rft import evaluation, metrics_file, runs, step_log
 from rft.data import chat_rows
 from rft.errors import RftError
-from rft.evals import adapters, figures, grade, models, modes, of_run, prompts, results, sets, settings, watch
+from rft.evals import adapters, grade, models, modes, of_run, prompts, results, sets, watch
 
 logger = logging.getLogger(__name__)
 
@@ -52,18 +51,8 @@ class EvaluationWatch:
         problems = [of_run.problem(record, path.with_suffix(".jsonl"), at) for at, record in enumerate(records, 1)]
         name, data = self._data(problems)
         described = self._settings(step, name, data, records, generate_kwargs)
-        result = {
-            "format": results.FORMAT,
-            "name": described["adapter"] or "base",
-            "step": step,
-            "settings": described,
-            "settings_digest": settings.digest(described),
-            "grader": grade.version(),
-            "samples": path.with_suffix(".jsonl").name,
-            "figures": figures.of(problems),
-            "problems": problems,
-        }
-        results.save(result, path)
+        called, answers = described["adapter"] or "base", path.with_suffix(".jsonl").name
+        results.save(results.of(called, step, described, problems, grade.version(), answers), path)
         return path
 
     def _data(self, problems: list[dict]) -> tuple[str, str]:
@@ -154,7 +143,7 @@ def _written(step: int) -> list[dict]:
         match = of_run.FILE.fullmatch(path.name + "l")
         if match and int(match[1]) <= step:
             try:
-                found.append(json.loads(path.read_text(encoding="utf-8")))
-            except (OSError, ValueError) as err:
-                logger.warning("%s: not readable (%s); left out of the watch", path, err)
+                found.append(results.load(path))
+            except RftError as err:
+                logger.warning("left out of the watch: %s", err)
     return sorted(found, key=lambda result: result["step"])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rft import runs
 from rft.errors import RftError
-from rft.evals import figures, grade, modes, results, sets, settings
+from rft.evals import figures, grade, modes, results, sets
 from rft.rewards import harmony
 from rft.rewards.grading import read_label
 
@@ -122,17 +122,7 @@ def _result(run: Path, path: Path, step: int, kind: str, evaluations: dict) -> d
         "adapter": f"{name} step {step}",
         "lora_apply": of.get("lora_apply") or "sidepath",
     }
-    return {
-        "format": results.FORMAT,
-        "name": f"{name} step {step}",
-        "step": step,
-        "settings": described,
-        "settings_digest": settings.digest(described),
-        "grader": None,
-        "samples": None,
-        "figures": figures.of(problems),
-        "problems": problems,
-    }
+    return results.of(f"{name} step {step}", step, described, problems, grader=None, samples=None)
 
 
 def problem(record: dict, path: Path, line: int) -> dict:

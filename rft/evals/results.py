@@ -41,8 +41,6 @@ def make(name: str, step: int | None, samples: records.Samples, one: EvalSet, te
     texts   the prompts as the engine got them, by problem id
     raises  RftError: a sample is missing
     """
-    from rft.evals import figures
-
     found, n = samples.have, samples.settings["n"]
     problems = []
     for problem in one.problems:
@@ -53,14 +51,23 @@ def make(name: str, step: int | None, samples: records.Samples, one: EvalSet, te
         entry = {"id": problem.id, "index": problem.index, "prompt": texts[problem.id], "label": problem.label}
         entry |= {key: [record[key] for record in group] for key in PER_SAMPLE}
         problems.append({**entry, "answers": [record["answer"] for record in group]})
+    return of(name, step, samples.settings, problems, grade.version(), samples.path.name)
+
+
+def of(
+    name: str, step: int | None, described: dict, problems: list[dict], grader: str | None, samples: str | None
+) -> dict:
+    """The result of problems that are graded. described: the settings; samples: name of the file with the answers."""
+    from rft.evals import figures
+
     return {
         "format": FORMAT,
         "name": name,
         "step": step,
-        "settings": samples.settings,
-        "settings_digest": settings.digest(samples.settings),
-        "grader": grade.version(),
-        "samples": samples.path.name,
+        "settings": described,
+        "settings_digest": settings.digest(described),
+        "grader": grader,
+        "samples": samples,
         "figures": figures.of(problems),
         "problems": problems,
     }
