@@ -6,10 +6,14 @@ even element in the low nibble, and ``<name>_scales`` (E, out, in/32) uint8; tra
 transposed, (E, in, out). Every code times every scale that a finite checkpoint uses is exact in bf16, so dequantising
 loses nothing.
 
-Used by the tiny checkpoint's writer and by ``rft/dequantise.py``; pure functions, any thread.
+`dequantise` checks what it is given; `decode` is the same arithmetic without the checks, for tensors that were checked
+when they were loaded. Used by the tiny checkpoint's writer, ``rft/dequantise.py``, the loaders and
+``rft/resident``; pure functions, any thread.
 Source: OCP Microscaling Formats (MX) v1.0, sections 5.3.3, 5.4.1 and 6.3; ties go to the even code, the largest code
 saturates.
 """
+
+import functools
 
 import torch
 
@@ -65,16 +69,43 @@ def dequantise(blocks: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype = 
     returns  (..., out, in) of `dtype`; exact in bf16 for every scale up to 252
     raises   RftError if the shapes disagree or a scale is E8M0's NaN
     """
+    check(blocks, scales)
+    return decode(blocks, scales, dtype)
+
+
+def check(blocks: torch.Tensor, scales: torch.Tensor) -> None:
+    """RftError if the shapes of blocks and scales disagree or a scale is E8M0's NaN (waits for the device)."""
     if blocks.shape[:-1] != scales.shape or blocks.shape[-1] != BLOCK // 2:
         raise RftError(
             f"MXFP4 blocks {tuple(blocks.shape)} do not match scales {tuple(scales.shape)}; the checkpoint is damaged"
         )
     if bool((scales == SCALE_NAN).any()):
         raise RftError(f"an MXFP4 scale is {SCALE_NAN} (NaN in E8M0): the checkpoint is damaged, fetch it again")
-    table = torch.tensor(CODE_VALUES, dtype=torch.float32, device=blocks.device)
-    values = table[unpack(blocks).to(torch.int32)]  # (..., out, in/32, 32)
-    values = torch.ldexp(values, (scales.to(torch.int32) - SCALE_BIAS)[..., None])
-    return values.to(dtype).flatten(-2)
+
+
+def decode(blocks: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    """`dequantise` without its checks; while it runs, bf16 takes twice the result's bytes.
+
+    blocks   (..., out, in/32, 16) uint8; scales (..., out, in/32) uint8
+    returns  (..., out, in) of `dtype`: bfloat16, float32 or float64; float16 is exact within its range only
+    """
+    pairs, powers = _tables(dtype, blocks.device)
+    # index_select over bytes is the fastest gather that torch has on a CPU: 5 times `table[codes]`.
+    values = pairs.index_select(0, blocks.reshape(-1).to(torch.int32)).view(dtype)
+    values = values.view(*scales.shape, BLOCK)
+    values *= powers.index_select(0, scales.reshape(-1).to(torch.int32)).view(*scales.shape, 1)
+    return values.flatten(-2)
+
+
+@functools.cache
+def _tables(dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """What each byte's two codes are worth, as one number of twice the width (256,); 2**(scale - 127) (256,)."""
+    byte = torch.arange(256, device=device)
+    values = torch.tensor(CODE_VALUES, dtype=dtype, device=device)
+    pairs = torch.stack((values[byte & 0x0F], values[byte >> 4]), dim=-1)  # (256, 2)
+    wide = {2: torch.int32, 4: torch.int64, 8: torch.complex128}[dtype.itemsize]
+    powers = torch.ldexp(torch.ones(256, dtype=torch.float64, device=device), byte - SCALE_BIAS)
+    return pairs.view(wide).reshape(256), powers.to(dtype)
 
 
 def quantise_expert(parameter: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -27,6 +27,32 @@ def test_every_byte_times_every_scale_is_bit_exact_against_transformers():
     ours, theirs = mxfp4.dequantise_expert(blocks, scales), convert_moe_packed_tensors(blocks, scales)
     assert ours.shape == theirs.shape == (1, 512, 255)
     assert torch.equal(bits(ours), bits(theirs))
+    # The one scale that `dequantise` refuses: what does not ask, decodes it as transformers does, finite nowhere.
+    nan = torch.full((1, 1, 16), mxfp4.SCALE_NAN, dtype=torch.uint8)
+    ours = mxfp4.decode(blocks[:, :1], nan)
+    theirs = convert_moe_packed_tensors(blocks[:, :1], nan).transpose(1, 2)
+    assert torch.equal(ours.isnan(), theirs.isnan()) and torch.equal(ours.isinf(), theirs.isinf())
+    assert not ours.isfinite().any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_wider_types_hold_the_same_values(dtype):
+    blocks = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16).expand(253, 16, 16)
+    scales = torch.arange(253, dtype=torch.uint8)[:, None].expand(253, 16)
+    wide = mxfp4.dequantise(blocks, scales, dtype)
+    assert wide.dtype == dtype
+    assert torch.equal(wide.double(), mxfp4.dequantise(blocks, scales).double())
+
+
+def test_strided_blocks_decode_as_contiguous_ones():
+    """A slice of experts or rows, as placements and chunks take it."""
+    blocks = torch.randint(0, 256, (4, 6, 3, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    scales = torch.randint(118, 124, (4, 6, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    whole = mxfp4.dequantise(blocks, scales)
+    assert torch.equal(mxfp4.dequantise(blocks[1::2, ::3], scales[1::2, ::3]), whole[1::2, ::3])
+    swapped = mxfp4.dequantise(blocks.transpose(0, 1), scales.transpose(0, 1))
+    assert torch.equal(swapped, whole.transpose(0, 1))
+    assert mxfp4.dequantise(blocks[:0], scales[:0]).shape == (0, 6, 96)
 
 
 def test_dequantising_to_bf16_loses_nothing_up_to_the_largest_finite_scale():
