@@ -4,12 +4,11 @@ Called by the patched ``openrlhf.models.actor.Actor`` in every ZeRO rank. MXFP4 
 to be dequantised to bf16, which is exact, and on the CPU: transformers' own default, ``quantization_config=None``,
 keeps the experts quantised, and those have no backward. Nothing here runs under ``zero.Init``: with it, 2 ranks load
 wrong expert weights and bf16 YaRN bands (NaN at the first forward); DeepSpeed partitions afterwards instead, so every
-rank needs host memory for one whole bf16 copy.
+rank needs host memory for one whole bf16 copy (rft.loading, under --stream_load, needs one for all of them).
 """
 
+from rft.attention import OURS, SINK_SAFE, register
 from rft.errors import RftError
-
-SINK_SAFE_ATTENTION = ("eager", "flex_attention")
 
 
 def checkpoint_config(pretrain: str):
@@ -36,11 +35,13 @@ def load_options(pretrain: str, attn_implementation: str, quantization_config=No
     raises  RftError for an attention that drops gpt-oss's sinks without a word
     """
     config = checkpoint_config(pretrain)
-    if config.model_type == "gpt_oss" and attn_implementation not in SINK_SAFE_ATTENTION:
+    if config.model_type == "gpt_oss" and attn_implementation not in SINK_SAFE:
         raise RftError(
             f"--attn_implementation {attn_implementation} drops the attention sinks of {pretrain} in training; "
-            f"use one of: {', '.join(SINK_SAFE_ATTENTION)}"
+            f"use one of: {', '.join(SINK_SAFE)}"
         )
+    if attn_implementation in OURS:
+        register()
     if is_mxfp4(config) and quantization_config is None:
         from transformers import Mxfp4Config
 
