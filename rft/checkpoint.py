@@ -1,27 +1,34 @@
 """Adapter checkpoints that can be continued, whole or not there at all.
 
 A checkpoint folder holds ``adapter_model.safetensors`` and ``adapter_config.json`` (PEFT's own format, in the live
-dtype), the tokenizer, ``resume/`` (one file a ZeRO rank: optimizer, scheduler, random states; and ``state.json``: step,
-data position) and ``digests.json``. Its size is that of the LoRA tensors and their Adam state: nothing grows with the
-base. Everything is written to a temporary name beside it and renamed when complete; the oldest checkpoint goes only
-after the newest is in place. All functions that say *collective* are called on every ZeRO rank, in the Ray actor's
-main thread; the folder must be on a file system that all of them see.
+dtype), the tokenizer, ``resume/`` (one file a ZeRO rank: optimizer, scheduler, random states; and ``state.json``:
+step, data position), ``base.json`` (what the adapter was trained on) and ``digests.json``. Its size is that of the LoRA
+tensors and their Adam state: nothing grows with the base. Everything is written to a temporary name beside it and
+renamed when complete; the oldest checkpoint goes only after the newest is in place and was read back. All functions
+that say *collective* are called on every ZeRO rank, in the Ray actor's main thread; the folder must be on a file system
+that all of them see.
 """
 
+import copy
+import io
 import json
 import os
 import random
-import re
 import shutil
 from pathlib import Path
 
 import torch
 
 from rft import device, lora_params
+from rft.checkpoints import auto, base, best
+from rft.disk.whole import TAG, checkpoints, verify
 from rft.errors import RftError
+from rft.export.base import write_identity
 from rft.provenance import sha256
+from rft.resident.lora import saved_config
 
-TAG = re.compile(r"global_step(\d+)_hf")
+__all__ = ["TAG", "checkpoints", "load", "newest", "prune", "save_adapter", "verify"]
+
 IDENTITY = ("pretrain", "lora_rank", "lora_alpha", "target_modules", "seed")
 
 
@@ -96,12 +103,10 @@ def _write_adapter(model, tensors: dict[str, torch.Tensor], folder: Path) -> Non
 
     named = {lora_params.canonical(name): tensor.contiguous() for name, tensor in tensors.items()}
     save_file(named, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    config = model.peft_config[model.active_adapter]
-    training, config.inference_mode = config.inference_mode, True
-    try:
-        config.save_pretrained(folder)
-    finally:
-        config.inference_mode = training
+    config = saved_config(copy.copy(model.peft_config[model.active_adapter]))
+    config.inference_mode = True
+    config.save_pretrained(folder)
+    write_identity(folder, config.base_model_name_or_path)
 
 
 def _seal(folder: Path) -> None:
@@ -109,9 +114,18 @@ def _seal(folder: Path) -> None:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     digests = {str(path.relative_to(folder)): sha256(path) for path in files}
     (folder / "digests.json").write_text(json.dumps(digests, indent=1))
-    for path in [*files, folder / "digests.json", folder]:
-        handle = os.open(path, os.O_RDONLY)
+    folders = sorted({path.parent for path in files})
+    for path in [*files, folder / "digests.json", *folders, folder]:
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """Force a file, or a folder's names, to the disk, and forget its pages: who reads it next reads the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
         os.fsync(handle)
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
         os.close(handle)
 
 
@@ -121,48 +135,53 @@ def _replace(part: Path, final: Path) -> None:
     if final.exists():
         final.rename(old)
     part.rename(final)
+    _sync(final.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def verify(folder: Path) -> str | None:
-    """None if every file of a checkpoint is there and as it was written; else what is wrong with it."""
-    try:
-        digests = json.loads((folder / "digests.json").read_text())
-    except (OSError, ValueError) as error:
-        return f"no readable digests.json ({error})"
-    for name, digest in digests.items():
-        if not (folder / name).is_file():
-            return f"{name} is missing"
-        if sha256(folder / name) != digest:
-            return f"{name} is not what was written (its digest differs)"
-    return None
-
-
-def checkpoints(ckpt_path: str | Path) -> list[Path]:
-    """Checkpoint folders under `ckpt_path`, oldest step first; temporary ones are left out."""
-    folders = [p for p in Path(ckpt_path).glob("global_step*_hf") if p.is_dir() and TAG.fullmatch(p.name)]
-    return sorted(folders, key=lambda p: int(TAG.fullmatch(p.name).group(1)))
-
-
 def prune(ckpt_path: str | Path, keep: int) -> None:
-    """Delete the oldest checkpoints beyond `keep`, on rank 0; called after the newest is complete."""
-    if _rank() == 0 and keep > 0:
-        for folder in checkpoints(ckpt_path)[:-keep]:
-            shutil.rmtree(folder)
+    """Collective: delete the oldest checkpoints beyond `keep`, once the newest has been read back whole.
+
+    The best by evaluation (`rft.checkpoints.best`) stays and is not counted.
+
+    raises  RftError on every rank if the newest is not what was written; then nothing is deleted
+    """
+    error = None
+    there = checkpoints(ckpt_path)
+    if _rank() == 0 and keep > 0 and there:
+        try:
+            problem = verify(there[-1])
+            if problem:
+                raise OSError(problem)
+            protected = best.kept(ckpt_path)
+            for folder in there[:-keep]:
+                if folder != protected:
+                    _remove(folder)
+        except OSError as caught:
+            error = caught
+    _agree(there[-1] if there else Path(ckpt_path), "reading it back, then deleting the oldest", error)
+
+
+def _remove(folder: Path) -> None:
+    """A name that no reader takes for a checkpoint first: a kill in the middle leaves no half one."""
+    doomed = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(doomed, ignore_errors=True)
+    folder.rename(doomed)
+    shutil.rmtree(doomed)
 
 
 def write_rank_state(engine, scheduler, folder: Path) -> None:
     """This rank's share of what continuing needs: ZeRO optimizer state, scheduler, counters, random states."""
-    torch.save(
-        {
-            "world_size": torch.distributed.get_world_size(),
-            "optimizer": engine.optimizer.state_dict(),
-            "scheduler": scheduler.state_dict(),
-            "engine": {name: getattr(engine, name) for name in ("global_steps", "global_samples", "micro_steps")},
-            "random": random_state(),
-        },
-        folder / f"rank{_rank()}.pt",
-    )
+    state = {
+        "world_size": torch.distributed.get_world_size(),
+        "optimizer": engine.optimizer.state_dict(),
+        "scheduler": scheduler.state_dict(),
+        "engine": {name: getattr(engine, name) for name in ("global_steps", "global_samples", "micro_steps")},
+        "random": random_state(),
+    }
+    whole = io.BytesIO()  # torch's own writer calls a full disk "unexpected pos 64 vs 0"
+    torch.save(state, whole)
+    (folder / f"rank{_rank()}.pt").write_bytes(whole.getbuffer())
 
 
 def random_state() -> dict:
@@ -185,28 +204,42 @@ def set_random_state(state: dict) -> None:
 
 
 def newest(ckpt_path: str | Path) -> Path:
-    """The newest whole checkpoint that can be continued; RftError if there is none."""
-    wrong = []
-    for folder in reversed(checkpoints(ckpt_path)):
-        problem = verify(folder)
-        if problem is None and not (folder / "resume" / "state.json").is_file():
-            problem = "it holds no resume state"
-        if problem is None:
-            return folder
-        wrong.append(f"{folder.name}: {problem}")
-        print(f"checkpoint skipped: {wrong[-1]}")
-    raise RftError(
-        f"--load_checkpoint: {ckpt_path} holds no checkpoint to continue ({'; '.join(wrong) or 'it is empty'}); "
-        "give the --ckpt_path of an earlier run, or leave --load_checkpoint out to start anew"
-    )
+    """The newest whole checkpoint that can be continued, what is skipped said; RftError if there is none."""
+    found, wrong = auto.whole(Path(ckpt_path))
+    for line in wrong:
+        print(f"checkpoint skipped: {line}", flush=True)
+    if found is None:
+        raise RftError(
+            f"--load_checkpoint: {ckpt_path} holds no checkpoint to continue ({'; '.join(wrong) or 'it is empty'}); "
+            "give the --ckpt_path of an earlier run, or leave --load_checkpoint out to start anew"
+        )
+    return found
+
+
+def _chosen(args) -> Path:
+    """Collective: the first rank reads the checkpoints and the base, and all ranks go on with its choice, or raise."""
+    choice: list[str | None] = [None, None]
+    if _rank() == 0:
+        try:
+            folder = newest(args.ckpt_path)
+            problem = base.problem_of(folder, args.pretrain)
+            choice = [str(folder), f"{folder}: {problem}" if problem else None]
+        except RftError as error:
+            choice = [None, str(error)]
+    if torch.distributed.is_initialized():
+        torch.distributed.broadcast_object_list(choice, src=0)
+    if choice[1]:
+        raise RftError(choice[1])
+    return Path(choice[0])
 
 
 def load(engine, scheduler, args) -> dict:
     """Collective: put adapter, optimizer, scheduler and random states back; returns the controller's state.
 
-    raises  RftError if there is nothing to continue, or it was made by another model, adapter shape or number of ranks
+    raises  RftError on every rank if there is nothing to continue, or it was made by another model (by name or by what
+            is in it), adapter shape, seed or number of ranks
     """
-    folder = newest(args.ckpt_path)
+    folder = _chosen(args)
     state = json.loads((folder / "resume" / "state.json").read_text())
     for key in IDENTITY:
         if state["identity"][key] != jsonable(getattr(args, key)):

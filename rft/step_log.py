@@ -51,15 +51,24 @@ class StepLog:
 
     def write(self, step: int, episode: int, status: dict) -> dict:
         """Append the step's line; `status` holds its figures, of which only numbers are written. Returns the line."""
+        now = time.perf_counter()
+        record = self._record(step, episode, status, self.clock.take(), now)
+        self.began = now
+        metrics_file.append(os.path.join(metrics_file.folder(), FILE), record)
+        return record
+
+    def draft(self, step: int, episode: int, status: dict) -> dict:
+        """The line as of now, for the step's checkpoint: a run that is killed between the two has lost none."""
+        return self._record(step, episode, status, dict(self.clock.booked), time.perf_counter())
+
+    def _record(self, step: int, episode: int, status: dict, seconds: dict[str, float], now: float) -> dict:
         figures = {k: v for k, v in status.items() if isinstance(v, int | float) and not isinstance(v, bool)}
         for old, new in RENAMED.items():  # one figure, one name; upstream's loggers keep theirs
             value = figures.pop(old, None)
             if value is not None:
                 figures.setdefault(new, value)
         figures.pop("parse_method", None)  # a mean of codes
-        phases = {f"{phase}_s": seconds for phase, seconds in self.clock.take().items()}
-        now = time.perf_counter()
-        spent, self.began = (now - self.began if self.began is not None else 0.0), now
+        phases = {f"{phase}_s": spent for phase, spent in seconds.items()}
         derived = {
             "lr_share": _ratio(figures.get("actor_lr"), self.target_lr),
             "generate_tok_s": _ratio(figures.get("tokens_in_rollout"), phases["generate_s"]),
@@ -74,10 +83,9 @@ class StepLog:
             **figures,
             **{name: value for name, value in derived.items() if value is not None},
             **phases,
-            "step_s": spent,
+            "step_s": now - self.began if self.began is not None else 0.0,
         }
         record["null_count"] = sum(isinstance(v, float) and not math.isfinite(v) for v in record.values())
-        metrics_file.append(os.path.join(metrics_file.folder(), FILE), record)
         return record
 
 
@@ -86,15 +94,22 @@ def _ratio(value, by) -> float | None:
     return value / by if value is not None and by else None
 
 
-def drop_after(step: int, sync_version: int) -> None:
+def drop_after(step: int, sync_version: int, line: dict | None = None) -> None:
     """Before continuing at `step`: remove the lines of what will be run again, a line torn by the kill, and, of lines
-    that say the same of the same step twice, all but the last. A line without a place stays."""
+    that say the same of the same step twice, all but the last. A line without a place stays.
+
+    line  of `step`, as its checkpoint holds it (`StepLog.draft`): appended if the run was killed before it was written
+    """
     for name, key in LOGS:
         path = os.path.join(metrics_file.folder(), name)
         if os.path.exists(path):
             last = sync_version if key == "version" else step
             kept = [record for record in _whole_lines(path) if not _after(record.get(key), last)]
             metrics_file.write_all(path, _once(kept) if name == FILE else kept)
+    path = os.path.join(metrics_file.folder(), FILE)
+    written = _whole_lines(path) if os.path.exists(path) else []
+    if line is not None and not any(one.get("event") == "train" and one.get("step") == step for one in written):
+        metrics_file.append(path, line)
 
 
 def _after(place, last: int) -> bool:

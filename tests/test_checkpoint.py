@@ -13,7 +13,9 @@ from tiny_plan import tiny_dir  # noqa: F401  (a fixture)
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rft import checkpoint
+from rft.checkpoints import base as checkpoint_base
 from rft.errors import RftError
+from rft.export import base as export_base
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,14 @@ def save(made, folder, step, **state):
 def test_a_save_holds_what_peft_loads_back_bit_equal(made, tmp_path):
     folder = save(made, tmp_path, 1)
     names = {p.name for p in folder.iterdir()}
-    assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "digests.json", "resume"} <= names
+    assert {
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "tokenizer.json",
+        "digests.json",
+        "base.json",
+        "resume",
+    } <= names
     assert "config.json" not in names and checkpoint.verify(folder) is None
     assert json.loads((folder / "adapter_config.json").read_text())["inference_mode"] is True
     model, _, tiny = made
@@ -88,6 +97,47 @@ def test_prune_drops_the_oldest_steps(made, tmp_path):
     assert [p.name for p in checkpoint.checkpoints(tmp_path)] == [f"global_step{s}_hf" for s in (9, 10, 11)]
 
 
+def test_the_best_stays_beside_the_latest(made, tmp_path):
+    for step in (2, 9, 10, 11):
+        save(made, tmp_path, step)
+    (tmp_path / "best").symlink_to("global_step2_hf")
+    checkpoint.prune(tmp_path, keep=2)
+    assert [p.name for p in checkpoint.checkpoints(tmp_path)] == [f"global_step{s}_hf" for s in (2, 10, 11)]
+    (tmp_path / "best").unlink()
+    (tmp_path / "best").symlink_to("global_step11_hf")
+    checkpoint.prune(tmp_path, keep=1)
+    assert [p.name for p in checkpoint.checkpoints(tmp_path)] == ["global_step11_hf"]
+
+
+def test_nothing_is_deleted_while_the_newest_is_not_whole(made, tmp_path):
+    for step in (1, 2, 3):
+        save(made, tmp_path, step)
+    with open(tmp_path / "global_step3_hf" / "resume" / "rank0.pt", "r+b") as file:
+        file.truncate(10)
+    with pytest.raises(RftError, match=r"global_step3_hf: reading it back, .*rank0.pt is not what was written"):
+        checkpoint.prune(tmp_path, keep=1)
+    assert len(checkpoint.checkpoints(tmp_path)) == 3
+
+
+def test_a_base_of_other_contents_is_refused(made, tmp_path):
+    """Same name, other weights."""
+    folder = save(made, tmp_path, 1)
+    model = made[2] / "model-bf16"
+    recorded = json.loads((folder / "base.json").read_text())
+    assert recorded["fingerprint"] == export_base.fingerprint(export_base.tables(model))
+    assert checkpoint_base.problem_of(folder, str(model)) is None
+    assert checkpoint_base.problem_of(folder, "not/here") is None
+    args = SimpleNamespace(ckpt_path=str(tmp_path), pretrain=str(model))
+    assert checkpoint._chosen(args) == folder
+    (folder / "base.json").write_text(json.dumps({**recorded, "fingerprint": "0" * 32}))
+    assert "trained on" in checkpoint_base.problem_of(folder, str(model))
+    digests = json.loads((folder / "digests.json").read_text())
+    digests["base.json"] = checkpoint.sha256(folder / "base.json")
+    (folder / "digests.json").write_text(json.dumps(digests))
+    with pytest.raises(RftError, match=r"its adapter was trained on .* other weights; give the model"):
+        checkpoint._chosen(args)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [("pretrain", "another"), ("lora_rank", 8), ("lora_alpha", 3), ("seed", 1), ("target_modules", [])],
@@ -111,7 +161,9 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from rft import checkpoint
+from rft.checkpoints import base as checkpoint_base
 from rft.errors import RftError
+from rft.export import base as export_base
 from pathlib import Path
 tiny, out = Path({str(tiny)!r}), Path({str(tmp_path)!r})
 base = AutoModelForCausalLM.from_pretrained(tiny / "model-bf16", dtype=torch.bfloat16)

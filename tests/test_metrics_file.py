@@ -47,6 +47,18 @@ def test_a_continued_run_drops_what_it_runs_again(tmp_path, monkeypatch):
     assert [json.loads(line)["version"] for line in sync.read_text().splitlines()] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("written", [(1,), (1, 2), (1, 2, 3), ()])
+def test_a_line_that_only_the_checkpoint_holds_is_written(tmp_path, monkeypatch, written):
+    """The run was killed when step 2's checkpoint stood and its line did not."""
+    monkeypatch.setenv("METRICS_LOG_DIR", str(tmp_path))
+    path = tmp_path / step_log.FILE
+    if written:
+        path.write_text("".join(json.dumps({"event": "train", "step": s, "kl": 0.1}) + "\n" for s in written))
+    step_log.drop_after(2, 0, {"event": "train", "step": 2, "kl": 0.2})
+    found = [(line["step"], line["kl"]) for line in map(json.loads, path.read_text().splitlines())]
+    assert found == [(s, 0.1) for s in written if s <= 2] + [(2, 0.2)] * (2 not in written)
+
+
 def test_a_continued_run_has_no_step_twice(tmp_path, monkeypatch):
     """Lines of two starts in one folder, an evaluation in two modes, and lines that have no step."""
     monkeypatch.setenv("METRICS_LOG_DIR", str(tmp_path))

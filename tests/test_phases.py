@@ -125,3 +125,18 @@ def test_the_wait_for_rewards_is_measured_on_either_side_by_its_own_clock():
     assert tail.seconds() == 0.0  # a rollout is counted once
     tail.arrived([{}])
     assert tail.seconds() == 0.0  # an engine that marks nothing
+
+
+def test_the_draft_for_the_checkpoint_is_the_line_without_its_save(log):
+    """It ends nothing: the line that follows has all of the step's time."""
+    made, clock, read = log
+    made.start()
+    go(clock, 3.0)
+    made.lap("generate")
+    draft = made.draft(1, 0, {"kl": 0.5})
+    assert (draft["event"], draft["step"], draft["kl"], draft["generate_s"], draft["step_s"]) == ("train", 1, 0.5, 3, 3)
+    go(clock, 1.0)
+    made.lap("save")
+    line = made.write(1, 0, {"kl": 0.5})
+    assert (line["generate_s"], line["save_s"], line["step_s"]) == (3, 1, 4) and read() == [line]
+    assert draft.keys() == line.keys()

@@ -1,0 +1,1 @@
+"""Checkpoints beside the format itself (rft/checkpoint.py): the end on demand, the best one, the one to continue."""
