@@ -3,11 +3,8 @@
 Used by the patched ``PPOTrainer``; the sync itself runs in the actors' ranks (`rft.lora_sync`).
 """
 
-import ray
-
 from rft import canary
-
-TIMEOUT_S = 600
+from rft.doctor import waits
 
 
 class EngineWatch:
@@ -26,7 +23,8 @@ class EngineWatch:
             longest = min(canary.MAX_TOKENS, self.args.prompt_max_len)
             count = canary.ANSWER_TOKENS // min(canary.MAX_ANSWER, self.args.generate_max_len)
             chosen = canary.choose(prompts, tokenizer, count, longest)
-            ray.get(self.actor_group.async_run_method(method_name="set_canaries", prompts=chosen))
+            refs = self.actor_group.async_run_method(method_name="set_canaries", prompts=chosen)
+            waits.get(refs, "the actors to take the canaries")
 
     def before_rollout(self) -> None:
         """No engine serves another version than the current one: one that was restarted gets it first.
@@ -35,7 +33,8 @@ class EngineWatch:
         """
         if self.version is None:
             return
-        held = ray.get([engine.adapter_version.remote() for engine in self.engines], timeout=TIMEOUT_S)
+        held = waits.get([engine.adapter_version.remote() for engine in self.engines], "the engines' adapter versions")
         if any(version != self.version for version in held):
             print(f"warning: engines hold adapter versions {held}, current is {self.version}: catching up", flush=True)
-            ray.get(self.actor_group.async_run_method(method_name="catch_up_engines"))
+            refs = self.actor_group.async_run_method(method_name="catch_up_engines")
+            waits.get(refs, "the engines to catch up with the adapter")

@@ -6,6 +6,7 @@ for all of them when it fails) also exports ``finish_group(results) -> results``
 """
 
 import asyncio
+import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
@@ -13,6 +14,7 @@ from rft.errors import RftError
 
 #: Rewards at once in one engine process. They wait for a judge or a sandbox; asyncio's own pool has six on two cores.
 THREADS = 128
+LIMIT_S = 1800.0  # RFT_REWARD_S: a reward that has not returned by then is an error, not a wait without end
 FIGURES = ("rewards", "scores", "extra_logs")
 
 
@@ -22,8 +24,15 @@ def pool() -> ThreadPoolExecutor:
 
 
 async def in_thread(function, *args):
-    """`function(*args)` in a reward thread."""
-    return await asyncio.get_running_loop().run_in_executor(pool(), function, *args)
+    """`function(*args)` in a reward thread. raises TimeoutError past $RFT_REWARD_S"""
+    limit = float(os.environ.get("RFT_REWARD_S") or LIMIT_S)
+    future = asyncio.get_running_loop().run_in_executor(pool(), function, *args)
+    try:
+        return await asyncio.wait_for(future, limit)
+    except TimeoutError:
+        if future.cancelled():
+            raise TimeoutError(f"no result after {limit:.0f} s (RFT_REWARD_S)") from None
+        raise  # the reward's own
 
 
 async def finish(executor, outputs: list[dict]) -> list[dict]:
