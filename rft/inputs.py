@@ -1,9 +1,8 @@
-"""What can be known to be wrong before any engine starts: the checks of every launch.
+"""What can be known to be wrong before any engine starts: flags, files, disks and GPUs of one launch.
 
-:func:`check` runs them in order and raises :class:`rft.errors.RftError` at the first that fails: one line with the file
-or flag, the value and the remedy. Each check is a function of the parsed flags (and of the environment where it says
-so), reads only, and knows nothing of the others. Called by the launcher, on the main thread, before the run folder
-exists; needs neither torch nor a network.
+Each check is a function of the parsed flags (and of the environment where it says so), reads only, knows nothing of the
+others, and raises :class:`rft.errors.RftError`: one line with the file or flag, the value and the remedy. Preflight
+(rft/preflight/) calls them, on the main thread, before the run folder exists; they need neither torch nor a network.
 """
 
 import json
@@ -13,12 +12,11 @@ import tempfile
 from argparse import Namespace
 from pathlib import Path
 
-from rft import reference
+from rft import attention, reference
 from rft.cluster import port_is_free
-from rft.data_files import check_prompts, looks_local
+from rft.data_files import looks_local
 from rft.errors import RftError
 from rft.provenance import gpus
-from rft.rewards import run_reward
 from rft.runs import Paths
 
 # Free space that must remain beside one checkpoint: logs, samples, Ray's spill files. $RFT_MIN_FREE_GB overrides.
@@ -28,23 +26,6 @@ SCHEDULERS = ("cosine_with_min_lr", "cosine_warmup_with_min_lr", "cosine", "cosi
 SCHEDULERS += ("polynomial", "constant", "constant_with_warmup", "inverse_sqrt")
 # bf16 weight, fp32 master weight, two fp32 Adam moments
 LORA_BYTES_PER_PARAMETER = 2 + 4 + 4 + 4
-
-
-def check(args: Namespace, env: dict[str, str], repo: Path, paths: Paths) -> None:
-    """All checks, cheapest first. repo: what relative paths are relative to."""
-    check_scheduler(args)
-    check_attention(args, repo)
-    check_checkpointing(args)
-    check_batches(args)
-    check_model("--pretrain", args.pretrain, repo, env)
-    if getattr(args, "engine_pretrain", None):
-        check_model("--engine_pretrain", args.engine_pretrain, repo, env)
-    check_reward(args, repo, env)
-    check_prompts(args, repo)
-    check_outputs(paths)
-    check_disk(args, repo, paths, env)
-    check_port(env)
-    check_gpus(args, env)
 
 
 def is_cpu(env: dict[str, str]) -> bool:
@@ -81,16 +62,14 @@ def check_scheduler(args: Namespace) -> None:
         raise RftError(f"--lr_scheduler {args.lr_scheduler}: not a known schedule; use {', '.join(SCHEDULERS)}")
 
 
-def check_attention(args: Namespace, repo: Path) -> None:
+def check_attention(args: Namespace, repo: Path, env: dict[str, str]) -> None:
     """gpt-oss has attention sinks, which flash_attention_2 and 3 drop without a word (and packing forces them)."""
     if not is_gpt_oss(args.pretrain, repo):
         return
     for flag in ("packing_samples", "use_dynamic_batch"):
         if getattr(args, flag):
             raise RftError(f"--{flag}: forces flash_attention_2, which drops gpt-oss's attention sinks; leave it out")
-    if "flash_attention" in args.attn_implementation or "flash-attn" in args.attn_implementation:
-        what = "drops gpt-oss's attention sinks or their gradient"
-        raise RftError(f"--attn_implementation {args.attn_implementation}: {what}; use eager")
+    attention.check(args.attn_implementation, "cpu" if is_cpu(env) else "cuda")
 
 
 def check_checkpointing(args: Namespace) -> None:
@@ -101,18 +80,34 @@ def check_checkpointing(args: Namespace) -> None:
         raise RftError(f"--gradient_checkpointing with LoRA under ZeRO-3 fails on frozen parameters: {remedy}")
 
 
-def check_batches(args: Namespace) -> None:
-    """Whole optimizer steps from every rollout, whole micro-batches on every rank."""
-    ranks = actor_ranks(args) // args.ring_attn_size // args.ds_tensor_parallel_size
+def data_ranks(args: Namespace) -> int:
+    """Actor ranks that see samples of their own."""
+    return actor_ranks(args) // args.ring_attn_size // args.ds_tensor_parallel_size
+
+
+def check_rollout(args: Namespace) -> None:
+    """Whole optimizer steps from every rollout, as many of its samples on every rank."""
     rollout = args.rollout_batch_size * args.n_samples_per_prompt
     product = f"{args.rollout_batch_size} prompts x {args.n_samples_per_prompt} samples = {rollout}"
-    for flag, value in (("--train_batch_size", args.train_batch_size), ("the number of actor ranks", ranks)):
+    parts = (("--train_batch_size", args.train_batch_size), ("the number of actor ranks", data_ranks(args)))
+    for flag, value in parts:
         if value < 1 or rollout % value:
             raise RftError(f"{flag} {value} does not divide a rollout ({product}): choose a divisor of {rollout}")
+
+
+def check_accumulation(args: Namespace) -> None:
+    """Whole micro-batches on every rank: DeepSpeed takes no train batch that leaves a remainder."""
+    ranks = data_ranks(args)
     step = args.micro_train_batch_size * ranks
-    if args.train_batch_size % step:
+    if step < 1 or args.train_batch_size < step or args.train_batch_size % step:
         parts = f"--micro_train_batch_size {args.micro_train_batch_size} x {ranks} ranks = {step}"
-        raise RftError(f"--train_batch_size {args.train_batch_size} (samples) is no multiple of {parts}")
+        remedy = f"choose one, such as {max(step, args.train_batch_size // step * step) if step > 0 else 1}"
+        raise RftError(f"--train_batch_size {args.train_batch_size} (samples) is no multiple of {parts}; {remedy}")
+
+
+def accumulation_steps(args: Namespace) -> int:
+    """DeepSpeed's gradient_accumulation_steps: micro-batches that a rank runs through for one optimizer step."""
+    return args.train_batch_size // (args.micro_train_batch_size * data_ranks(args))
 
 
 def check_model(flag: str, name: str | None, repo: Path, env: dict[str, str]) -> None:
@@ -128,6 +123,24 @@ def check_model(flag: str, name: str | None, repo: Path, env: dict[str, str]) ->
         raise RftError(f"{flag} {name}: no such folder (relative to {repo}); give a model folder or a hub id")
     elif env.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on") and not _cached(name, env):
         raise RftError(f"{flag} {name}: not in the hub cache and HF_HUB_OFFLINE is set; download it or unset that")
+
+
+def check_loading(args: Namespace, repo: Path) -> None:
+    """The streamed loader reads gpt-oss only, and resident experts are an MXFP4 checkpoint's own bytes."""
+    flag = "--experts resident" if args.experts == "resident" else "--stream_load"
+    if flag == "--stream_load" and not args.stream_load:
+        return
+    for other in ("load_in_4bit", "use_liger_kernel"):
+        if getattr(args, other):
+            raise RftError(f"--{other}: not with {flag}; leave one of them out (RFT_STREAM_LOAD=0 for the recipe's)")
+    if not is_gpt_oss(args.pretrain, repo):
+        raise RftError(f"--pretrain {args.pretrain}: {flag} reads gpt-oss checkpoints only; set RFT_STREAM_LOAD=0")
+    config = repo / args.pretrain / "config.json"
+    if args.experts == "resident" and config.is_file():
+        method = (_read_json(config, "--pretrain").get("quantization_config") or {}).get("quant_method")
+        if method != "mxfp4":
+            what = f"its quantization is {method}" if method else "it is not quantised"
+            raise RftError(f"--experts resident: {args.pretrain} is no MXFP4 checkpoint ({what}); leave the flag out")
 
 
 def _cached(name: str, env: dict[str, str]) -> bool:
@@ -148,12 +161,6 @@ def is_gpt_oss(name: str | None, repo: Path) -> bool:
     if name and config.is_file():
         return _read_json(config, "--pretrain").get("model_type") == "gpt_oss"
     return "gpt-oss" in (name or "")
-
-
-def check_reward(args: Namespace, repo: Path, env: dict[str, str]) -> None:
-    """A reward that exists, compiles and is one (plug-in, composition, TRL functions); http rewards are left alone."""
-    run_reward.resolve(args, env, repo)
-    run_reward.check_judge(args, env, repo)
 
 
 def _existing(path: Path) -> Path:
@@ -197,12 +204,17 @@ def checkpoint_bytes(args: Namespace, repo: Path) -> int:
     return parameters * LORA_BYTES_PER_PARAMETER
 
 
+def free_bytes(folder: str) -> int:
+    """Of the disk that a folder is or would be on."""
+    return shutil.disk_usage(_existing(Path(folder))).free
+
+
 def check_disk(args: Namespace, repo: Path, paths: Paths, env: dict[str, str]) -> None:
     """Room for one checkpoint more than are kept, and a floor for everything else."""
     floor = float(env.get("RFT_MIN_FREE_GB") or MIN_FREE_GB) * 1e9
     need = floor + (args.max_ckpt_num + 1) * checkpoint_bytes(args, repo)
     for flag, folder in (("--ckpt_path", paths.ckpt), ("run folder", paths.run_dir)):
-        free = shutil.disk_usage(_existing(Path(folder))).free
+        free = free_bytes(folder)
         if free < need:
             sizes = f"{free / 1e9:.1f} GB free, {need / 1e9:.1f} GB needed"
             raise RftError(f"{flag} {folder}: disk full: {sizes}; free space or name another disk")

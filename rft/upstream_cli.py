@@ -29,15 +29,21 @@ PATCHED_FLAG = "--offload"
 _UNSET = object()
 
 
+class _Asked(Exception):
+    """Carries the parser out of upstream's block before it parses anything."""
+
+
 class _Parser(argparse.ArgumentParser):
     """Upstream's parser, fed from a list instead of sys.argv; refusals are RftErrors; remembers what was given."""
 
-    argv: Sequence[str] = ()
+    argv: Sequence[str] | None = ()
 
     def error(self, message: str) -> None:
         raise RftError(f"{message}; see the flags with: python -m {MODULE} --help")
 
     def parse_args(self, args=None, namespace=None):
+        if self.argv is None:
+            raise _Asked(self)
         known, unknown = self.parse_known_args(list(self.argv))
         if unknown:
             raise RftError(_unknown_flag(unknown[0], self._option_string_actions))
@@ -108,7 +114,7 @@ def _last_line(err: BaseException) -> int:
     return trace.tb_lineno if trace else 0
 
 
-def _execute(argv: Sequence[str], path: Path | None) -> tuple[argparse.Namespace, _Parser]:
+def _execute(argv: Sequence[str] | None, path: Path | None) -> tuple[argparse.Namespace, _Parser]:
     path = path or source_path()
     made: list[_Parser] = []
 
@@ -146,6 +152,15 @@ def parse(argv: Sequence[str], path: Path | None = None) -> argparse.Namespace:
 def explicit(argv: Sequence[str], path: Path | None = None) -> set[str]:
     """The destinations (``ckpt_path``, …) that the flags name, as against those that keep upstream's default."""
     return _execute(argv, path)[1].explicit()
+
+
+def actions(path: Path | None = None) -> dict[str, argparse.Action]:
+    """Every flag that the parser knows, by destination, in its order; no arguments are parsed or validated."""
+    try:
+        _execute(None, path)
+    except _Asked as asked:
+        return {action.dest: action for action in asked.args[0]._actions if action.dest != "help"}
+    raise RftError(f"{path or source_path()} parses no arguments: not OpenRLHF 0.9.3? run bash setup.sh")
 
 
 def is_patched(path: Path | None = None) -> bool:

@@ -10,6 +10,8 @@ import pytest
 
 from rft import inputs
 from rft.errors import RftError
+from rft.preflight import report, table
+from rft.preflight.result import Subject
 from rft.runs import Paths
 
 GOOD = {
@@ -44,8 +46,14 @@ GOOD = {
     "n_samples_per_prompt": 8,
     "train_batch_size": 32,
     "micro_train_batch_size": 8,
+    "micro_rollout_batch_size": 8,
+    "max_epochs": 1,
     "max_samples": 1e8,
     "max_ckpt_num": 3,
+    "experts": "dequantised",
+    "stream_load": False,
+    "load_in_4bit": False,
+    "use_liger_kernel": False,
 }
 CPU = {"DS_ACCELERATOR": "cpu"}
 CONFIG = {"model_type": "gpt_oss", "hidden_size": 2880, "num_attention_heads": 64, "num_key_value_heads": 8}
@@ -77,7 +85,10 @@ def paths(repo: Path, **changed: str) -> Paths:
 
 def check(repo: Path, env: dict | None = None, where: dict | None = None, **changed) -> None:
     env = {**CPU, "RFT_MIN_FREE_GB": "0.01"} if env is None else env
-    inputs.check(Namespace(**{**GOOD, **changed}), env, repo, paths(repo, **(where or {})))
+    """The quick group of preflight, as a launch runs it, without what is about the installation."""
+    subject = Subject(Namespace(**{**GOOD, **changed}), env, repo, paths(repo, **(where or {})))
+    slow = [one.name for one in table.CHECKS if one.group != table.QUICK]
+    report.check(subject, ["patches", "packages", *slow]).require()
 
 
 def test_good_input_passes_and_writes_nothing(repo):
@@ -166,6 +177,35 @@ def test_bad_reward_file(repo, text, message):
     (repo / "reward_func_em.py").write_text(text)
     with pytest.raises(RftError, match=message):
         check(repo)
+
+
+@pytest.mark.parametrize(
+    ("changed", "config", "message"),
+    [
+        ({"stream_load": True, "load_in_4bit": True}, {}, "--load_in_4bit: not with --stream_load"),
+        ({"experts": "resident", "use_liger_kernel": True}, {}, "--use_liger_kernel: not with --experts resident"),
+        ({"stream_load": True}, {"model_type": "llama"}, "--pretrain model: --stream_load reads gpt-oss checkpoints"),
+        ({"experts": "resident"}, {}, "--experts resident: model is no MXFP4 checkpoint (it is not quantised)"),
+        (
+            {"experts": "resident"},
+            {"quantization_config": {"quant_method": "gptq"}},
+            "--experts resident: model is no MXFP4 checkpoint (its quantization is gptq)",
+        ),
+    ],
+)
+def test_what_the_streamed_loader_cannot_read(repo, changed, config, message):
+    (repo / "model" / "config.json").write_text(json.dumps(CONFIG | config))
+    with pytest.raises(RftError) as caught:
+        check(repo, **changed)
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+
+
+def test_what_the_streamed_loader_can_read(repo):
+    check(repo, stream_load=True)
+    mxfp4 = {"quantization_config": {"quant_method": "mxfp4"}}
+    (repo / "model" / "config.json").write_text(json.dumps(CONFIG | mxfp4))
+    check(repo, experts="resident")
+    check(repo, pretrain="openai/gpt-oss-20b", experts="resident")
 
 
 def test_flash_attention_is_for_models_without_sinks(repo):
