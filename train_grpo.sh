@@ -7,16 +7,22 @@
 # Set-up, checks, run folder, Ray and the end of everything are the launcher's (rft/launch.py).
 #
 #   --dry-run      print the resolved command, one token a line; touch nothing
+#   --preflight    check everything that can be known before a run, print the table; --skip CHECK leaves one out
 #   --verbose      the training process's output on the terminal too (it always goes to the run's log.txt)
-#   --resume RUN   continue a run (id, `last` or folder) from its newest checkpoint
+#   --resume RUN   continue a run (id, `last`, `auto` or folder) from its newest whole checkpoint
+#   --on_hang M    log, stop or off: a step that takes far longer than its median is examined, with stop it ends the run
 #   --name NAME    begin of the run's id
 #   --env N=V      set a variable for the run, unless the environment has it
+#   --config FILE  settings in YAML over the recipe's; flags win over both. --print-config prints the resolved whole
+#   --task TYPE    math, code, action or custom: prompts, reward and template (docs/config.md)
 #
 # Relative paths are relative to this repository. Switches, for flags that a later flag cannot take back:
-#   RFT_OFFLOAD=1|0    parameters and optimizer on the CPU
+#   RFT_OFFLOAD=1|0      parameters and optimizer on the CPU
+#   RFT_STREAM_LOAD=1|0  each rank reads its own part of the checkpoint's shards
 # Environment: RFT_MODEL (the model), RFT_SKIP_SETUP=1 (no setup.sh), RFT_VERBOSE=1, RAY_ADDRESS (join that Ray cluster
 # and leave it up), RFT_RAY_PORT, RFT_RUNS_DIR, METRICS_LOG_DIR, SAMPLES_LOG_DIR, RFT_CKPT_DIR, RFT_SAVE_DIR,
-# RFT_LOG_FILE, RFT_MIN_FREE_GB.
+# RFT_LOG_FILE, RFT_MIN_FREE_GB; limits in seconds: RFT_WAIT_S (any wait on an actor or engine), RFT_REWARD_S (a reward),
+# RFT_STOP_S (update and save after SIGTERM), RFT_HANG_START_S (the first step).
 set -euo pipefail
 
 RECIPE=${BASH_SOURCE[0]}
@@ -45,7 +51,7 @@ algorithm=(
   --n_samples_per_prompt 8           # group size: the advantage of 1 in 8 is still visible
   --rollout_batch_size 8             # prompts; 64 answers a step
   --train_batch_size 8               # answers: 8 optimizer steps a rollout
-  --micro_rollout_batch_size 1       # eager attention takes about 11 GB for each sequence of 4k
+  --micro_rollout_batch_size 1       # eager attention takes about 6 GB for each sequence of 4k
   --micro_train_batch_size 1         # the same
   --eps_clip 0.1                     # 0.2 gave gradient spikes from extreme probability ratios
   --init_kl_coef 0                   # saves a pass of the reference; LoRA and the clip hold the policy near
@@ -56,7 +62,7 @@ algorithm=(
 )
 optimizer=(
   --actor_learning_rate 1e-6
-  --lr_warmup_ratio 0.03
+  --lr_warmup_ratio 0.001            # 50 of some 47,000 optimizer steps; 0.03 would be 1,400 at next to nothing
   --lora_rank 64
   --lora_alpha 128                   # alpha / r = 2
   --target_modules q_proj k_proj v_proj o_proj  # all-linear would reach the experts of the MoE
@@ -79,6 +85,9 @@ zero=(
 offload=(
   --offload                          # bf16 weights are 58 GB a rank: they live on the host
   --adam_offload
+)
+stream_load=(
+  --stream_load                      # else each rank loads all 234 GB, and deepspeed.initialize moves them to its GPU
 )
 reference=(
   --reference actor                  # with a KL term: the actor without its adapter, no second model; or separate, with
@@ -130,7 +139,7 @@ main() {
         show_help ${RFT_PRESET:+"$RFT_PRESET"} "$RECIPE"
         return 0
         ;;
-      --dry-run) skip_setup=1 ;;
+      --dry-run | --print-config | --preflight) skip_setup=1 ;;
     esac
   done
 
@@ -145,11 +154,14 @@ main() {
   if [[ ${RFT_OFFLOAD:-1} != 1 ]]; then
     offload=()
   fi
+  if [[ ${RFT_STREAM_LOAD:-1} != 1 ]]; then
+    stream_load=()
+  fi
 
   PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec "$python" -u -m rft.launch --name gpt-oss-120b-grpo \
     "${environment[@]}" -- "${model[@]}" "${data[@]}" "${reward[@]}" "${algorithm[@]}" "${optimizer[@]}" \
-    "${placement[@]}" "${zero[@]}" "${offload[@]}" "${reference[@]}" "${agreement[@]}" "${evaluation[@]}" "${checkpoints[@]}" \
-    "$@"
+    "${placement[@]}" "${zero[@]}" "${offload[@]}" "${stream_load[@]}" "${reference[@]}" "${agreement[@]}" \
+    "${evaluation[@]}" "${checkpoints[@]}" -- "$@"
 }
 
 main "$@"

@@ -15,7 +15,7 @@ flags=(
   --rollout_batch_size 16
   --train_batch_size 16           # answers: 8 optimizer steps a rollout, as in the 120b recipe
   --actor_learning_rate 5e-7      # start low; raise it when nothing moves for 20 episodes
-  --lr_warmup_ratio 0.05
+  --lr_warmup_ratio 0.0001        # 50 of 500,000 optimizer steps; 0.05 would be 25,000 at next to nothing
   --init_kl_coef 0.001            # lets it explore, holds it near the base
   --lora_rank 32                  # smaller model, smaller rank; alpha / r stays 2
   --lora_alpha 64
@@ -27,9 +27,9 @@ flags=(
 )
 
 main() {
-  export RFT_PRESET=${BASH_SOURCE[0]}
+  export RFT_PRESET=${RFT_PRESET:-${BASH_SOURCE[0]}}
   export RFT_OFFLOAD=${RFT_OFFLOAD:-0} # 42 GB of bf16 on four 80 GB cards
-  exec bash "$(dirname "${BASH_SOURCE[0]}")/train_grpo.sh" "${flags[@]}" "$@"
+  exec bash "$(dirname "${BASH_SOURCE[0]}")/train_grpo.sh" "${flags[@]}" -- "$@"
 }
 
 main "$@"

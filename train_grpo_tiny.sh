@@ -27,6 +27,7 @@ algorithm=(
   --micro_train_batch_size 8
   --micro_rollout_batch_size 8    # as above: training sees the rows that the old log-probs saw
   --actor_learning_rate 1e-3      # a model this small needs a thousand times the big one's
+  --lr_warmup_ratio 0.03          # 2 of 40 optimizer steps
   --lora_rank 16
   --lora_alpha 32
   --init_kl_coef 0.001            # the reference runs, so the KL is logged
@@ -57,9 +58,9 @@ environment=(
 )
 
 main() {
-  export RFT_PRESET=${BASH_SOURCE[0]}
+  export RFT_PRESET=${RFT_PRESET:-${BASH_SOURCE[0]}}
   exec bash "$(dirname "${BASH_SOURCE[0]}")/train_grpo.sh" "${flags[@]}" "${algorithm[@]}" "${placement[@]}" \
-    "${evaluation[@]}" "${environment[@]}" "$@"
+    "${evaluation[@]}" "${environment[@]}" -- "$@"
 }
 
 main "$@"

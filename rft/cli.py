@@ -16,7 +16,13 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "tiny": ("rft.tiny.cli", "make the tiny gpt-oss and its data; the tiny run's summary"),
         "dequantise": ("rft.dequantise", "an MXFP4 checkpoint as bf16, bit for bit"),
     },
+    "before a run": {
+        "preflight": ("rft.preflight.cli", "what is wrong with a launch, before it starts: one table"),
+        "preflight-lr": ("rft.preflight.lr_cli", "the learning rate of a planned run, step by step"),
+        "attempt": ("rft.attempts.cli", "an experiment: branch, notes, tag, launch, entry in the research log"),
+    },
     "runs": {
+        "plan": ("rft.plan.cli", "will a run fit? memory of GPUs and host, disk, seconds a step"),
         "runs": ("rft.runs", "list the runs, show one"),
         "report": ("rft.report.cli", "one or several runs as a self-contained HTML page and Markdown"),
         "metrics": ("rft.metrics_cli", "what each figure means; is a run's metrics file whole?"),
@@ -24,12 +30,20 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "diagnose": ("rft.diagnosis.cli", "what is wrong with a run: rules, evidence, what to do"),
         "monitor": ("rft.monitor.cli", "follow a run on the terminal; --once: a plain snapshot"),
         "samples": ("rft.samples_browser.cli", "browse what the model wrote: filter, search, read"),
+        "doctor": ("rft.doctor.cli", "what a run hangs on or died of: stacks, actors, machine; one bundle, a verdict"),
+        "disk": ("rft.disk.cli", "what runs, checkpoints and caches take up; --prune by rule"),
+        "spare": ("rft.spare.cli", "a second machine: sync, run a job, its status, fetch what it made"),
     },
     "evaluation": {
         "eval-posthoc": ("rft.evals.posthoc_cli", "models, merged checkpoints and adapters against each other"),
         "compare": ("rft.evals.compare_cli", "two runs of an A/B, or two evaluation results, side by side"),
         "power": ("rft.stats.plan", "the smallest difference that a set could detect, before a run"),
         "sft-decision": ("rft.evals.sft_rule", "is a supervised warm start needed? from an evaluation's result"),
+    },
+    "after training": {
+        "export": ("rft.export.cli", "an adapter as a standalone checkpoint (MXFP4, bf16) or as GGUF; on the hub"),
+        "run-exported": ("rft.export.run_cli", "ask an exported model, or base and adapter: prompt, file or chat"),
+        "smoke-adapter": ("rft.export.smoke_cli", "does an adapter fit its base, and does it change the answers?"),
     },
     "data": {
         "convert-to-harmony": (

@@ -27,6 +27,8 @@ from rft.errors import RftError
 from rft.processes import Family, end
 
 HOST = "127.0.0.1"
+TEMP_PARENT = "/tmp"
+PORTS = 6  # of a head's services, beside its own
 START_S = 90.0  # a cold start of Ray takes 5 s on two idle cores
 READY = "Ray runtime started."
 CPU_OBJECT_STORE_MB = 512  # adapters and experiences of a CPU run are a few MB; Ray's default is 30 % of the memory
@@ -118,7 +120,7 @@ def start_command(
     port: int, gpus: int | None, cpus: int | None, temp_dir: Path, object_store_bytes: int | None
 ) -> list[str]:
     """``ray start`` in the foreground; None = let Ray find out."""
-    client, agent_http, agent_grpc, metrics, runtime_env, dashboard = free_ports(6)
+    client, agent_http, agent_grpc, metrics, runtime_env, dashboard = free_ports(PORTS)
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
     command += [f"--port={port}", f"--temp-dir={temp_dir}"]
     command += ["--include-dashboard=false", "--disable-usage-stats"]
@@ -154,7 +156,7 @@ def start_head(
     attempts = 1 if port else 3
     for attempt in range(attempts):
         chosen = port or free_ports(1)[0]
-        temp_dir = Path(tempfile.mkdtemp(prefix="rft-", dir="/tmp"))
+        temp_dir = Path(tempfile.mkdtemp(prefix="rft-", dir=TEMP_PARENT))
         cluster = Cluster(f"{HOST}:{chosen}", None, temp_dir)
         try:
             with open(temp_dir / "head.log", "wb") as log:

@@ -29,8 +29,11 @@ def looks_local(name: str, repo: Path) -> bool:
     return name.startswith(("/", ".", "~")) or "/" in rest or bool(rest and (repo / first).is_dir())
 
 
-def check_prompts(args: Namespace, repo: Path) -> None:
-    """Prompt and evaluation files: rows, labels that the reward can use, at least one rollout batch."""
+def check_prompts(args: Namespace, repo: Path) -> int | None:
+    """Prompt and evaluation files: rows, labels that the reward can use, at least one rollout batch.
+
+    returns  prompts of an episode; None where they are not known here
+    """
     if not args.prompt_data:
         raise RftError("--prompt_data is missing: give a .jsonl file")
     read_label = label_reader(args.remote_rm_url)
@@ -39,7 +42,7 @@ def check_prompts(args: Namespace, repo: Path) -> None:
         for name in args.eval_dataset.split(","):
             check_data("--eval_dataset", name, args, repo, read_label)
     if None in counts:
-        return  # a hub data set: its size is not known here
+        return None  # a hub data set: its size is not known here
     total = min(sum(counts), int(args.max_samples))
     if total < args.rollout_batch_size:
         remedy = "give more prompts or a smaller --rollout_batch_size"
@@ -53,6 +56,14 @@ def check_prompts(args: Namespace, repo: Path) -> None:
             f"--prompt_data {args.prompt_data}: the last batch of an episode has {rest} of {total} prompts, so "
             f"{rest * args.n_samples_per_prompt} answers for {ranks} actor ranks; drop {rest} prompts or add some"
         )
+    return total
+
+
+def prompt_count(args: Namespace, repo: Path) -> int | None:
+    """Prompts of an episode, labels not looked at; None where only the data set library knows."""
+    counts = [check_data("--prompt_data", name, args, repo, None) for name in (args.prompt_data or "").split(",")]
+    unknown = None in counts or getattr(args, "prompt_data_probs", None)
+    return None if unknown else min(sum(counts), int(args.max_samples))
 
 
 def label_reader(spec: list[str] | None) -> Callable[[str], object] | None:
@@ -73,7 +84,7 @@ def check_data(
     if path.suffix != ".jsonl":
         return None
     count = 0
-    for number, record in _records(flag, name, path):
+    for number, record in records(flag, name, path):
         where = f"{flag} {name} line {number}"
         try:
             row = chat_rows.parse(record, args.input_key, args.label_key)
@@ -87,7 +98,7 @@ def check_data(
     return count
 
 
-def _records(flag: str, name: str, path: Path) -> Iterator[tuple[int, dict]]:
+def records(flag: str, name: str, path: Path) -> Iterator[tuple[int, dict]]:
     try:
         with open(path, encoding="utf-8") as file:
             for number, line in enumerate(file, 1):

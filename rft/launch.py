@@ -14,13 +14,21 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from rft import cluster as ray_cluster
 from rft import inputs, provenance, runlog, runs, upstream_cli
+from rft.attempts import secret
+from rft.checkpoints import auto
+from rft.config import layers, show, task
+from rft.doctor import watchdog
 from rft.errors import RftError
+from rft.launch_options import USAGE, Options, split_options
 from rft.patches import PATCHES_DIR, find_site, series_id, verify
+from rft.preflight import first_rollout
+from rft.preflight import report as preflight
+from rft.preflight.result import Subject
 from rft.processes import Family, end
 from rft.progress import Progress
 from rft.resources import Sampler
@@ -28,55 +36,6 @@ from rft.rewards import plugin, run_reward
 from rft.supervise import Interrupted, Signals, supervise
 
 CPU_EXTRA = 6  # logical CPUs beside one a rank: the trainer actor and Ray's helper tasks
-USAGE = """usage: python -m rft.launch [options] -- <flags of openrlhf.cli.train_ppo_ray> [options]
-
-  --name NAME        begin of the run's id
-  --env NAME=VALUE   set a variable for the run, unless the environment has it already; repeatable
-  --dry-run          print the resolved command, one token a line, and touch nothing
-  --verbose          the training process's output also on the terminal (or RFT_VERBOSE=1)
-  --resume RUN       continue a run (id, `last` or folder): its checkpoints, metrics and samples
-  --tiny DIR         make the tiny gpt-oss in DIR first, print its before-and-after table at the end
-  --after MODULE     after a finished run call MODULE.main([run folder])
-  --reward_gate G    correct: the judge's quality is paid to correct answers only; none: to all (RFT_JUDGE_GATE)
-"""
-
-
-@dataclass
-class Options:
-    """The launcher's own options; flags = what is OpenRLHF's."""
-
-    name: str = "grpo"
-    env: list[str] = field(default_factory=list)
-    dry_run: bool = False
-    verbose: bool = False
-    resume: str | None = None
-    tiny: str | None = None
-    after: str | None = None
-    reward_gate: str | None = None
-    flags: list[str] = field(default_factory=list)
-
-
-def split_options(argv: Sequence[str]) -> Options:
-    """Own options from anywhere in argv, the last one winning; the order of the other tokens is kept."""
-    options = Options(verbose=os.environ.get("RFT_VERBOSE") == "1")
-    tokens = iter(argv)
-    for token in tokens:
-        flag, equals, value = token.partition("=")
-        if flag in ("--dry-run", "--verbose") and not equals:
-            setattr(options, flag[2:].replace("-", "_"), True)
-        elif flag in ("--name", "--env", "--resume", "--tiny", "--after", "--reward_gate"):
-            value = value if equals else next(tokens, None)
-            if not value:
-                raise RftError(f"{flag} needs a value")
-            if flag == "--env":
-                if "=" not in value:
-                    raise RftError(f"--env {value}: give NAME=VALUE")
-                options.env.append(value)
-            else:
-                setattr(options, flag[2:].replace("-", "_"), value)
-        elif token != "--":
-            options.flags.append(token)
-    return options
 
 
 def run_environment(options: Options) -> dict[str, str]:
@@ -92,6 +51,20 @@ def environment(options: Options) -> dict[str, str]:
     """The variables of --env that the environment does not have already; the last --env of a name wins."""
     wanted = dict(item.split("=", 1) for item in options.env)
     return {name: os.environ.get(name, value) for name, value in wanted.items()}
+
+
+def layout(options: Options, run_id: str) -> runs.Paths:
+    """The run's paths, with --save_name where the environment does not say where the adapter goes."""
+    paths = runs.layout(run_id)
+    if options.save_name and not os.environ.get("RFT_SAVE_DIR"):
+        paths = replace(paths, save=str(Path(paths.save).with_name(options.save_name)))
+    return paths
+
+
+def config_text(options: Options) -> str:
+    """What --print-config prints and every run keeps as config.yaml; secrets stay where they are."""
+    variables = {name: value for name, value in environment(options).items() if not provenance.is_secret(name)}
+    return show.whole(secret.keyless(last_wins(options.flags)), vars(options), variables)
 
 
 def complete_flags(flags: list[str], paths: runs.Paths, resumed: bool) -> list[str]:
@@ -125,7 +98,7 @@ def train_command(flags: Sequence[str], module: str) -> list[str]:
 
 def print_dry_run(options: Options, module: str) -> None:
     """``NAME=value`` lines, then the command, one token a line; paths under a run named ``<name>-<id>``."""
-    paths = runs.layout(f"{options.name}-{runs.PLACEHOLDER}")
+    paths = layout(options, f"{options.name}-{runs.PLACEHOLDER}")
     paths = runs.Paths(**{key: _relative(value) for key, value in vars(paths).items()})
     if options.resume:
         paths = replace(paths, ckpt=f"<ckpt of {options.resume}>")
@@ -161,8 +134,17 @@ def launch(options: Options, module: str) -> int:
     problem = verify(find_site(None), PATCHES_DIR)
     if problem:
         raise RftError(problem)
+    hang = {
+        "RFT_ON_HANG": options.on_hang,
+        "RFT_HANG_FACTOR": options.hang_factor,
+        "RFT_HANG_FLOOR_S": options.hang_floor,
+    }
+    hang = {name: value for name, value in hang.items() if value}
+    watchdog.rules({**os.environ, **environment(options), **hang})  # a bad value is refused before anything starts
+    if not options.preflight:
+        options.resume = auto.resolve(options.resume, options.name)
     run_id = runs.new_id(options.name)
-    paths = runs.layout(run_id)
+    paths = layout(options, run_id)
     if options.resume:
         old = runs.Paths(**runs.read_json(runs.find(options.resume) / runs.RUN_FILE)["paths"])
         paths = replace(paths, ckpt=old.ckpt, metrics=old.metrics, samples=old.samples)
@@ -170,22 +152,31 @@ def launch(options: Options, module: str) -> int:
     args = upstream_cli.parse(flags)
     paths = replace(paths, ckpt=args.ckpt_path, save=args.save_path)
     env = run_environment(options)
-    env |= run_reward.variables(args, options.reward_gate, env)
+    env |= {**run_reward.variables(args, options.reward_gate, env), **hang}
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(runs.REPO), env.get("PYTHONPATH")]))
+    subject, skip = Subject(args, env, runs.REPO, paths), preflight.names_to_skip(options.skip)
+    env[first_rollout.SKIP_VARIABLE] = ",".join(skip)
+    if options.task:
+        task.write(task.of_items(options.task, options.task_set), args.prompt_data, runs.REPO)
+    if options.preflight:
+        return preflight.alone(subject, skip, options.json)
     joined = env.get("RAY_ADDRESS")
     family = Family()
     with Signals() as signals:
         try:
             if options.tiny:
                 make_tiny(options.tiny, family, env)
-            inputs.check(args, env, runs.REPO, paths)
+            checked = preflight.check(subject, skip)
+            checked.require()
             if joined:
                 ray_cluster.join(joined)
         except BaseException:
             signals.hush()
             family.stop()
             raise
-        run = runs.new_run(run_id, options.name, paths, _record(options, args, env))
+        run = runs.new_run(run_id, options.name, paths, {**_record(options, args, env), "preflight": checked.record()})
+        print(checked.summary(), flush=True)
+        (run.dir / "config.yaml").write_text(config_text(options), encoding="utf-8")
         reward, found = run_reward.resolve(args, env, runs.REPO)
         env |= found
         if reward:
@@ -199,8 +190,8 @@ def _record(options: Options, args: Namespace, env: dict[str, str]) -> dict:
     rewards = [] if not args.remote_rm_url else [plugin.split(args.remote_rm_url)[0]]
     rewards = [name for name in rewards if name.endswith((".py", ".toml"))]
     return {
-        "argv": sys.argv,
-        "flags": options.flags,
+        "argv": secret.hide(sys.argv),
+        "flags": secret.hide(options.flags),
         "resumed_from": options.resume,
         **provenance.commit(runs.REPO),
         "series_id": series_id(),
@@ -249,7 +240,7 @@ def _run(
     try:
         progress.say(f"run {run.id}  log {_relative(run.paths.log)}  (watch it: bash monitor.sh {run.id})")
         (run.dir / "packages.txt").write_text(provenance.package_list())
-        run.update(command=command)
+        run.update(command=secret.hide(command))
         cluster = _start_cluster(args, env, family)
         env["RAY_ADDRESS"] = cluster.address
         if cluster.head is None:
@@ -328,7 +319,11 @@ def main(argv: Sequence[str], module: str = upstream_cli.MODULE) -> int:
         print(USAGE)
         return 0
     try:
-        options = split_options(argv)
+        options = split_options(layers.merge(argv))
+        if options.print_config:
+            upstream_cli.parse(options.flags)
+            print(config_text(options), end="")
+            return 0
         if options.dry_run:
             print_dry_run(options, module)
             return 0

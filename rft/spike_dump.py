@@ -34,7 +34,16 @@ FIELDS = {
 }
 #: arguments of the run that decide the loss
 SETTINGS = (
-    ["pretrain", "attn_implementation", "param_dtype", "temperature", "lora_rank", "lora_alpha", "lora_dropout"]
+    [
+        "pretrain",
+        "attn_implementation",
+        "logprob_chunk_tok",
+        "param_dtype",
+        "temperature",
+        "lora_rank",
+        "lora_alpha",
+        "lora_dropout",
+    ]
     + ["target_modules", "eps_clip_low_high", "dual_clip", "policy_loss_type", "enable_vllm_is_correction"]
     + ["vllm_is_truncated_threshold", "vllm_is_correction_type", "use_kl_loss", "init_kl_coef", "kl_estimator"]
     + ["entropy_loss_coef", "aux_loss_coef", "max_norm"]

@@ -40,7 +40,15 @@ def load_actor(settings: dict, adapter: dict[str, torch.Tensor], device: str, ch
 
     if not adapter:
         raise RftError("the dump of rank 0 holds no adapter: the run had no spike gate, so its weights were not kept")
-    names = ("attn_implementation", "param_dtype", "temperature", "lora_rank", "lora_alpha", "target_modules")
+    names = (
+        "attn_implementation",
+        "logprob_chunk_tok",
+        "param_dtype",
+        "temperature",
+        "lora_rank",
+        "lora_alpha",
+        "target_modules",
+    )
     known = {name: settings[name] for name in names if name in settings}
     actor = Actor(settings["pretrain"], aux_loss_coef=settings.get("aux_loss_coef", 0.0), **known)
     dtype = convert_to_torch_dtype(settings.get("param_dtype", "bf16"))

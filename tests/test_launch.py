@@ -12,14 +12,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rft import launch, runlog, runs
+from rft import launch, provenance, runlog, runs
 from rft.errors import RftError
+from rft.preflight import table
 from rft.runs import Paths
 
 TESTS = Path(__file__).parent
 FLAGS = "--advantage_estimator dr_grpo --actor_num_gpus_per_node 2 --rollout_batch_size 2 --n_samples_per_prompt 2 "
 FLAGS += "--train_batch_size 4 --micro_train_batch_size 2 --micro_rollout_batch_size 2 --vllm_num_engines 1 "
 FLAGS += "--attn_implementation eager --init_kl_coef 0 --label_key label"
+# They have tests of their own; this model and this reward are none.
+SLOW_CHECKS = ",".join(check.name for check in table.CHECKS if check.group != table.QUICK)
 
 
 class Launcher:
@@ -33,7 +36,7 @@ class Launcher:
         paths = ["--pretrain", folder / "model", "--prompt_data", folder / "train.jsonl"]
         paths += ["--remote_rm_url", folder / "reward.py"]
         driver = [sys.executable, TESTS / "launch_driver.py", "1" if with_ray else "0", "fake_training"]
-        command = [*driver, "--name", "t", *options, "--", *FLAGS.split(), *paths]
+        command = [*driver, "--name", "t", "--skip", SLOW_CHECKS, *options, "--", *FLAGS.split(), *paths]
         inherited = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "METRICS_LOG_DIR")}
         ours = {"DS_ACCELERATOR": "cpu", "RFT_RUNS_DIR": folder / "runs", "FAKE": how, "RFT_MIN_FREE_GB": "0.01"}
         ours["PYTHONPATH"] = f"{TESTS.parent}:{TESTS}"
@@ -159,6 +162,8 @@ def test_verbose_shows_the_log(tmp_path):
         (["--load_checkpoint"], {}, "--load_checkpoint without --ckpt_path"),
         ([], {"RAY_ADDRESS": "127.0.0.1:1"}, "RAY_ADDRESS=127.0.0.1:1: nothing answers there"),
         (["--lr_scheduler", "cosin"], {}, "--lr_scheduler cosin: "),
+        (["--on_hang", "kill"], {}, "--on_hang kill: give log, stop or off"),
+        (["--hang_floor", "-1"], {}, "RFT_HANG_FLOOR_S=-1: give a number above 0"),
         ([], {"RFT_CKPT_DIR": "/proc/nowhere"}, "--ckpt_path /proc/nowhere: /proc is not writable"),
     ],
 )
@@ -182,6 +187,28 @@ def test_resume_continues_the_metrics_and_checkpoints(tmp_path):
     assert record["command"][-3:] == ["--load_checkpoint", "--ckpt_path", str(old / "ckpt")]
     assert len((old / "metrics" / "training_metrics.jsonl").read_text().splitlines()) == 6
     assert out.count("step 1/3") == 1  # the old lines are not shown again
+
+
+def test_a_key_on_the_command_line_stands_in_no_file(tmp_path):
+    launcher = Launcher(tmp_path, "fine", "--use_wandb", "0123456789abcdef", "--env", "MY_TOKEN=0123456789abcdef")
+    assert launcher.wait()[0] == 0
+    files = [path for path in launcher.run.rglob("*") if path.is_file()]
+    assert [path for path in files if b"0123456789abcdef" in path.read_bytes()] == []
+    assert "<hidden>" in (launcher.run / "run.json").read_text()
+    config = (launcher.run / "config.yaml").read_text()
+    assert 'use_wandb: "True"' in config and "MY_TOKEN" not in config
+
+
+def test_what_is_a_secret():
+    secrets = ("HF_TOKEN", "WANDB_API_KEY", "VLLM_API_KEYS", "GEMINI_CREDENTIALS_FILE", "db_password", "TOKEN")
+    assert all(map(provenance.is_secret, secrets))
+    assert not any(map(provenance.is_secret, ("TOKENIZERS_PARALLELISM", "KEYBOARD", "NCCL_DEBUG")))
+
+
+def test_resume_auto_starts_and_goes_on(tmp_path):
+    first = Launcher(tmp_path, "fine", "--resume", "auto")
+    assert first.wait()[0] == 0
+    assert json.loads((first.run / "run.json").read_text())["resumed_from"] is None
 
 
 @pytest.mark.engine

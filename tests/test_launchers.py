@@ -50,9 +50,10 @@ def test_every_flag_is_parsed_by_the_patched_parser(launcher):
         pytest.skip("the patch series of the installed OpenRLHF has no offload_cli patch")
     args = upstream_cli.parse(flags(launcher))
     inputs.check_scheduler(args)
-    inputs.check_attention(args, REPO)
+    inputs.check_attention(args, REPO, {})
     inputs.check_checkpointing(args)
-    inputs.check_batches(args)
+    inputs.check_rollout(args)
+    inputs.check_accumulation(args)
     assert inputs.gpus_needed(args) == (4 if launcher == "train_grpo_tiny" else 8)
 
 
@@ -69,7 +70,7 @@ RECIPES = {  # issue numbers: 120b, 20b
     "--eps_clip": ("0.1", "0.1"),
     "--generate_max_len": ("3072", "4096"),
     "--prompt_max_len": ("1024", "1024"),
-    "--lr_warmup_ratio": ("0.03", "0.05"),
+    "--lr_warmup_ratio": ("0.001", "0.0001"),
     "--num_episodes": ("50", "20"),
     "--zero_stage": ("3", "3"),
     "--param_dtype": ("bf16", "bf16"),
@@ -115,6 +116,8 @@ def test_trailing_flags_override(launcher):
 def test_switches():
     assert "--offload" not in flags("train_grpo", RFT_OFFLOAD="0")
     assert "--offload" in flags("train_grpo_20b", RFT_OFFLOAD="1")
+    assert "--stream_load" in flags("train_grpo_20b")
+    assert "--stream_load" not in flags("train_grpo", RFT_STREAM_LOAD="0")
     assert "mine/model" in flags("train_grpo", RFT_MODEL="mine/model")
     assert "elsewhere/train.jsonl" in flags("train_grpo_tiny", RFT_TINY_DIR="elsewhere")
 

@@ -128,6 +128,11 @@ def check(path: Path, env: Mapping[str, str]) -> None:
     _overlong(table.overlong, path, "", env)
 
 
+def sources(path: Path) -> list[str]:
+    """What each part names: a file, or the name of a reward that comes with the project."""
+    return [one.builtin or one.file or "" for one in _table(path).part]
+
+
 def _reward(one: _Part, path: Path) -> Reward:
     source, named = _source(one, path, os.environ)
     module = plugin.import_file(source)

@@ -173,7 +173,7 @@ def table() -> str:
 
 
 CREDENTIALS_HELP = (
-    f"credentials: an API key in {' or '.join(KEY_VARIABLES)}; or Vertex AI by application-default credentials"
+    f"credentials: an API key in {' or '.join(KEY_VARIABLES)}, or Vertex AI by application-default credentials"
     " (gcloud auth application-default login, or GOOGLE_APPLICATION_CREDENTIALS) with GOOGLE_CLOUD_PROJECT"
     " and GOOGLE_CLOUD_LOCATION (default global)"
 )

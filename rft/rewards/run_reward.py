@@ -47,13 +47,29 @@ def resolve(args: Namespace, env: Mapping[str, str], repo: Path) -> tuple[list[s
     return ([] if same else ["--remote_rm_url", file]), found
 
 
-def check_judge(args: Namespace, env: Mapping[str, str], repo: Path) -> None:
+def uses_judge(spec: list[str] | None, repo: Path) -> bool:
+    """Does the reward, or a part of the composition that it is, ask Gemini?"""
+    if not spec or len(spec) != 1:
+        return False
+    names = [spec[0]]
+    if spec[0].endswith(".toml"):
+        from rft.rewards import compose_file
+
+        names = compose_file.sources(plugin.find(spec[0], repo))
+    return any(Path(plugin.BUILTIN.get(name, name)).name == JUDGE for name in names)
+
+
+def check_judge(args: Namespace, env: Mapping[str, str], repo: Path) -> str:
     """Settings and credentials of the judge, where the run's reward is the judge: engines take minutes to start.
 
-    raises  RftError
+    returns  the models and where the credentials are from; "" where no judge is asked
+    raises   RftError
     """
-    spec = args.remote_rm_url
-    if spec and len(spec) == 1 and plugin.BUILTIN.get(spec[0], spec[0]) == JUDGE:
-        from rft.rewards import judge_client
+    if not uses_judge(args.remote_rm_url, repo):
+        return ""
+    from rft.rewards import judge_client
 
-        judge_client.credentials(Settings.from_environment(env))
+    settings = Settings.from_environment(env)
+    found = judge_client.credentials(settings)
+    where = f"Vertex AI, project {found['project']}" if found["vertexai"] else "an API key"
+    return f"{', '.join(settings.models)} by {where}"

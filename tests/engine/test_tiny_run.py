@@ -12,10 +12,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rft import samples_log
+from rft import samples_log, upstream_cli
 from rft.evals import adapters, results, settings
 from rft.metrics import METRICS, PHASES
 from rft.metrics_check import check_file
+from rft.preflight import rate
+from rft.preflight.result import Subject
+from rft.runs import Paths
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1500)]
@@ -100,6 +103,19 @@ def test_learning_rate_is_the_schedulers(train):
         optimizer.step()
         schedule.step()
     assert [line["actor_lr"] for line in train] == pytest.approx(wanted, abs=1e-9)
+
+
+def test_preflight_said_the_learning_rates(run, train):
+    """Its scheduler is the one that the run stepped; its verdict stands in run.json."""
+    record = json.loads((run / "run.json").read_text())
+    args = upstream_cli.parse(record["flags"])
+    plan = rate.plan_of(Subject(args, {}, ROOT, Paths(**record["paths"])))
+    assert plan.steps == len(train) and plan.steps_a_rollout == 1
+    said = [plan.rate(step) for step in range(1, plan.steps + 1)]
+    assert [line["actor_lr"] for line in train] == pytest.approx(said, rel=1e-9, abs=0)
+    verdicts = {row["check"]: row["verdict"] for row in record["preflight"]["checks"]}
+    assert record["preflight"]["passed"] and not record["preflight"]["skip"]
+    assert {"learning-rate": "ok", "reward": "ok", "tokenizer": "ok", "overlap": "ok"}.items() <= verdicts.items()
 
 
 def test_every_sync_is_certified(run, train):
@@ -188,7 +204,10 @@ def test_an_evaluation_leaves_a_result_like_the_programs(run):
 def test_a_save_is_the_adapter_and_what_continuing_needs(run):
     from safetensors import safe_open
 
-    assert sorted(p.name for p in (run / "ckpt").iterdir()) == [f"global_step{s}_hf" for s in (20, 30, 40)]
+    best, *kept = sorted(p.name for p in (run / "ckpt").iterdir())
+    newest = [f"global_step{s}_hf" for s in (20, 30, 40)]
+    assert best == "best" and kept in (newest, ["global_step10_hf", *newest])  # the best one stays, whichever it is
+    assert (run / "ckpt" / "best").resolve().name in kept
     folder = run / "ckpt" / "global_step40_hf"
     with safe_open(folder / "adapter_model.safetensors", "pt") as file:
         numbers = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118
@@ -200,6 +219,15 @@ def test_a_save_is_the_adapter_and_what_continuing_needs(run):
     assert not (run / "final" / "resume").exists()
     final, last = run / "final" / "adapter_model.safetensors", folder / "adapter_model.safetensors"
     assert final.read_bytes() == last.read_bytes()
+
+
+def test_a_checkpoint_holds_its_steps_line(run, train):
+    """What a run needs that was killed behind the save and before the line."""
+    for step in (20, 30, 40):
+        state = json.loads((run / "ckpt" / f"global_step{step}_hf" / "resume" / "state.json").read_text())
+        line, (written,) = state["controller"]["line"], [line for line in train if line["step"] == step]
+        later = {"time", "step_s", "save_s", "other_s"}
+        assert line.keys() == written.keys() and {k for k in line if line[k] != written[k]} <= later
 
 
 def test_placement_is_recorded(run):
@@ -228,7 +256,7 @@ def wait_for_step(path: Path, step: int, process: subprocess.Popen) -> None:
 def continued(run, tmp_path_factory):
     """A copy of the run, as if it had died after step 30: resumed, interrupted after step 33, resumed to the end."""
     runs = tmp_path_factory.mktemp("died")
-    died = shutil.copytree(run, runs / run.name)
+    died = shutil.copytree(run, runs / run.name, symlinks=True)
     shutil.rmtree(died / "ckpt" / "global_step40_hf")
     record = json.loads((died / "run.json").read_text())
     record["paths"] = {key: value.replace(str(run), str(died)) for key, value in record["paths"].items()}
