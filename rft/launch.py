@@ -141,8 +141,8 @@ def launch(options: Options, module: str) -> int:
     }
     hang = {name: value for name, value in hang.items() if value}
     watchdog.rules({**os.environ, **environment(options), **hang})  # a bad value is refused before anything starts
-    if not options.preflight:
-        options.resume = auto.resolve(options.resume, options.name)
+    out = sys.stderr if options.json else sys.stdout
+    options.resume = auto.resolve(options.resume, options.name, lambda line: print(line, file=out, flush=True))
     run_id = runs.new_id(options.name)
     paths = layout(options, run_id)
     if options.resume:

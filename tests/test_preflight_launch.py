@@ -129,7 +129,7 @@ def test_the_verb_checks_the_tiny_launcher(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("RFT_RUNS_DIR", str(tmp_path / "runs"))
     for name, value in kit.ENV.items():
         monkeypatch.setenv(name, value)
-    assert cli.main(["--json", "--skip", "packages", "train_grpo_tiny.sh", "--seed", "7"]) == 0
+    assert cli.main(["--json", "--skip", "packages", "train_grpo_tiny.sh", "--seed", "7", "--resume", "auto"]) == 0
     found = json.loads(capfd.readouterr().out)
     assert found["passed"] and found["skip"] == ["packages"]
     assert {row["check"] for row in found["checks"]} == set(table.NAMES)
