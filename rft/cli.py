@@ -17,12 +17,12 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "dequantise": ("rft.dequantise", "an MXFP4 checkpoint as bf16, bit for bit"),
     },
     "before a run": {
+        "plan": ("rft.plan.cli", "will a run fit? memory of GPUs and host, disk, seconds a step"),
         "preflight": ("rft.preflight.cli", "what is wrong with a launch, before it starts: one table"),
         "preflight-lr": ("rft.preflight.lr_cli", "the learning rate of a planned run, step by step"),
         "attempt": ("rft.attempts.cli", "an experiment: branch, notes, tag, launch, entry in the research log"),
     },
     "runs": {
-        "plan": ("rft.plan.cli", "will a run fit? memory of GPUs and host, disk, seconds a step"),
         "runs": ("rft.runs", "list the runs, show one"),
         "report": ("rft.report.cli", "one or several runs as a self-contained HTML page and Markdown"),
         "metrics": ("rft.metrics_cli", "what each figure means; is a run's metrics file whole?"),

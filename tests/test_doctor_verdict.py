@@ -104,6 +104,13 @@ def test_a_run_whose_files_are_gone_still_gets_a_verdict(tmp_path, capsys):
     assert "r-2, no step finished." in out and "There is no whole checkpoint." in out and "without log:" in out
 
 
+def test_a_run_that_came_to_its_end_has_nobody_to_blame(tmp_path, capsys):
+    folder = run_folder(tmp_path, status="finished")
+    assert cli.main(["doctor", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "The run came to its end: nobody is to blame." in out and "checkpoint" not in out
+
+
 def made(tmp_path, *processes, **fields) -> evidence.Evidence:
     """Evidence by hand: processes as (role, pid, more)."""
     found = evidence.Evidence(tmp_path, {"id": "r"}, status="running", metrics=[{"event": "train", "step": 7}])

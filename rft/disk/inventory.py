@@ -154,7 +154,7 @@ def caches(counter: Counter) -> list[Cache]:
         "hub data sets": Path(env.get("HF_DATASETS_CACHE") or hub / "datasets"),
         "vllm": Path(env.get("VLLM_CACHE_ROOT") or cache / "vllm"),
         "triton": Path(env.get("TRITON_CACHE_DIR") or home / ".triton" / "cache"),
-        "torch extensions": Path(env.get("TORCH_EXTENSIONS_DIR") or cache / "torch_extensions"),
+        "torch extensions": Path(env.get("TORCH_EXTENSIONS_DIR") or runs.REPO / ".venv" / "torch_extensions"),
         "merged models": merged_models(),
         "evaluations": Path(env.get("RFT_EVALS_DIR") or runs.runs_dir() / "evals"),
         "reports": runs.runs_dir() / "reports",

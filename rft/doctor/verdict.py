@@ -202,7 +202,9 @@ def paragraph(found: Evidence, accused: Guilty | None) -> str:
     step = found.last_step()
     parts = [f"{found.id}, {'no step' if step is None else f'step {step}'} finished"]
     parts[0] += f": {found.late}." if found.late else "."
-    if accused is None:
+    if accused is None and found.status == "finished":
+        parts.append("The run came to its end: nobody is to blame.")
+    elif accused is None:
         parts.append("Nothing stands out: no process is dead, stopped or waited for; compare the stacks.")
     else:
         parts.append(
