@@ -11,6 +11,7 @@ import math
 import numpy
 import torch
 
+from rft import metrics
 from rft.group_stats import group_stats, within_groups
 from rft.mismatch import ADAPTER_VERSION, THRESHOLDS, mismatch_stats
 from rft.repetition import repeated_share
@@ -89,7 +90,8 @@ def outcome_counts(experiences: list) -> dict[str, float]:
 def info_means(experiences: list) -> dict[str, float]:
     """Mean over samples of every `info` field but codes; a missing value (NaN) does not count.
 
-    Of `TOKEN_MEANS`, the mean over all action tokens: each sample weighs by its own.
+    Of `TOKEN_MEANS`, the mean over all action tokens: each sample weighs by its own. A reward's own figure that no
+    sample has (the speed of programs, where none ran) is left out; one of `rft.metrics` stays NaN and is counted.
     """
     means = {}
     for key in experiences[0].info:
@@ -102,6 +104,8 @@ def info_means(experiences: list) -> dict[str, float]:
             means[key] = ((values * tokens)[some].double().sum() / tokens[some].double().sum()).item()
         else:
             means[key] = values.nanmean().item()
+        if values.isnan().all() and metrics.get(key) is None:
+            del means[key]
     return means
 
 

@@ -53,6 +53,14 @@ def test_a_missing_value_does_not_count():
     assert rollout_stats.info_means([part])["correctness"] == 1.0
 
 
+def test_a_rewards_own_figure_that_no_sample_has_is_none():
+    """One that is registered is not finite, and says so."""
+    part = micro([1.0, 0.0], [math.nan, math.nan], [1, 1], [0.0, 0.0], 0.0)
+    part.info["speed_ratio"] = torch.tensor([math.nan, math.nan])
+    means = rollout_stats.info_means([part])
+    assert "speed_ratio" not in means and math.isnan(means["correctness"])
+
+
 def test_mismatch_gets_the_thresholds_and_the_version_and_no_version_is_averaged():
     part = micro([1.0, 0.0], [1.0, 0.0], [1, 3], [0.0, 0.0], 0.1)  # exp(0.1) = 1.105
     part.info["adapter_version"] = torch.tensor([4.0, 2.0])

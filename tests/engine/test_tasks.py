@@ -45,7 +45,7 @@ def test_the_code_task_repeats_its_prompt_and_logs_its_parts(tiny_dir, tmp_path)
     for line in lines:
         for part in ("function_works", "no_cheating", "correctness_check", "speed_check"):
             assert line[part] is not None, part
-        assert line["speed_ratio"] is None  # of programs that ran: none did
+        assert "speed_ratio" not in line and line["null_count"] == 0  # of programs that ran: none did
         assert line["reward_max"] < 1.0, "sums are no programs"
     (name,) = json.loads((run / "run.json").read_text())["data_sha256"].keys() - {"reward_func_code.py"}
     rows = [json.loads(row) for row in (ROOT / name).read_text().splitlines()]
