@@ -133,8 +133,12 @@ def measure_zero3(case: Case, offload: bool, timeout_s: float = 1800.0) -> dict[
         for rank in ranks:
             rank.kill()
     lines = [line for line in said[0].splitlines() if line.startswith('{"base_bytes"')]
-    if any(rank.returncode for rank in ranks) or not lines:
-        raise RftError(f"rft.plan.probe_zero3 failed: {said[0].strip().splitlines()[-1:]}; run it by hand: {command}")
+    failed = [number for number, rank in enumerate(ranks) if rank.returncode]
+    if failed or not lines:
+        number = failed[0] if failed else 0
+        last = (said[number].strip().splitlines() or ["it said nothing"])[-1]
+        status = f"rank {number}: exit status {ranks[number].returncode}"
+        raise RftError(f"rft.plan.probe_zero3: {status}: {last}; run it by hand: {command}")
     return json.loads(lines[-1])
 
 

@@ -8,6 +8,8 @@ is cut up, as the actor loads it.
 import json
 import sys
 
+import torch
+
 from rft.plan.probe import SMALL, build, peak_bytes, plain, reset_peak, resident_bytes, stages
 
 
@@ -56,6 +58,8 @@ def main(argv: list[str]) -> int:
     found = strategy.all_reduce({name: float(value) for name, value in found.items()}, "max")
     if strategy.is_rank_0():
         print(json.dumps({name: int(value) for name, value in found.items()}), flush=True)
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()  # a rank that finds the other gone while it ends itself aborts
     return 0
 
 

@@ -35,7 +35,7 @@ NIGHTLY = pytest.mark.skipif(os.environ.get("RFT_TEST_NIGHTLY") != "1", reason="
 
 
 @pytest.mark.parametrize(
-    "who", ["rank 1", "engine core", *(pytest.param(w, marks=NIGHTLY) for w in ("trainer", "raylet"))]
+    "who", ["rank 1", *(pytest.param(w, marks=NIGHTLY) for w in ("engine core", "trainer", "raylet"))]
 )
 def test_a_killed_process_is_named_and_the_run_goes_on(runs, who):
     run = Run(runs)
@@ -57,6 +57,7 @@ def test_a_tensor_parallel_worker(runs):
     assert f"engine worker (pid {pid}) died" in run.killed(pid)
 
 
+@NIGHTLY
 def test_a_kill_in_the_middle_of_a_save(runs):
     run = Run(runs)
     run.wait_for_steps(1)
@@ -65,37 +66,39 @@ def test_a_kill_in_the_middle_of_a_save(runs):
     assert checkpoints(run.ckpt) and all(verify(folder) is None for folder in checkpoints(run.ckpt))
 
 
-def test_truncated_checkpoints_are_skipped_and_said(runs):
-    """Every file of the newest one, in turn, costs that checkpoint and nothing else."""
+@pytest.fixture(scope="module")
+def terminated(runs):
+    """A run of four steps that got SIGTERM: (run, exit status, output, seconds to its end)."""
     run = Run(runs)
     run.wait_for_steps(4)
-    run.stop()
-    newest = checkpoints(run.ckpt)[-1]
+    start = time.monotonic()
+    code, out = run.stop()
+    return run, code, out, time.monotonic() - start
+
+
+def test_sigterm_saves_the_last_step_within_a_minute(terminated):
+    run, code, out, seconds = terminated
+    assert code == 128 + signal.SIGTERM and seconds < 60
+    assert run.record["status"] == "interrupted" and "the trainer saves and ends" in out
+    step = run.train()[-1]["step"]
+    assert checkpoints(run.ckpt)[-1].name == f"global_step{step}_hf" and verify(checkpoints(run.ckpt)[-1]) is None
+
+
+def test_truncated_checkpoints_are_skipped_and_said(terminated, runs):
+    """Every file of the newest one, in turn, costs that checkpoint and nothing else."""
+    newest = checkpoints(terminated[0].ckpt)[-1]
     for path in sorted(path for path in newest.rglob("*") if path.is_file() and path.stat().st_size):
         whole = path.read_bytes()
         path.write_bytes(whole[: len(whole) // 2])
         assert verify(newest) is not None, path
         path.write_bytes(whole)
     (newest / "resume" / "rank1.pt").write_bytes(b"cut")
-    last = int(newest.name.removeprefix("global_step").removesuffix("_hf"))
     again = Run(runs)
     again.wait_for_steps(1)
     code, out = again.stop()
     assert code == 128 + signal.SIGTERM
     assert f"--resume auto: skipped {newest.name}: resume/rank1.pt is not what was written" in out
     assert_no_gap_and_no_repeat(again)
-    assert len(again.train()) < last + 60
-
-
-def test_sigterm_saves_the_last_step_within_a_minute(runs):
-    run = Run(runs)
-    run.wait_for_steps(1)
-    start = time.monotonic()
-    code, out = run.stop()
-    assert code == 128 + signal.SIGTERM and time.monotonic() - start < 60
-    assert run.record["status"] == "interrupted" and "the trainer saves and ends" in out
-    step = run.train()[-1]["step"]
-    assert checkpoints(run.ckpt)[-1].name == f"global_step{step}_hf" and verify(checkpoints(run.ckpt)[-1]) is None
 
 
 def test_a_frozen_engine_is_found_named_and_ends_the_run(runs):
@@ -128,6 +131,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", disk], check=True)
 
 
+@NIGHTLY
 def test_a_disk_that_fills_up(tmp_path, tiny_dir, small_disk):
     """Under the floor: an end with a checkpoint. Full at once: the cause is named, and what was saved stands."""
     runs, env = tmp_path / "runs", {"RFT_CKPT_DIR": str(small_disk.disk / "ckpt"), "RFT_MIN_FREE_GB": "0.02"}
