@@ -108,7 +108,8 @@ def test_of_two_that_died_at_once_the_one_that_others_hang_on_is_named(tmp_path)
     os.kill(pids["raylet"], signal.SIGKILL)
     wait_until(lambda: all(family.state(pids[name]) in ("Z", "?") for name in ("core", "raylet")))
     driver.process.send_signal(signal.SIGCONT)
-    assert f"error: raylet (pid {pids['raylet']}) died" in driver.end()
+    wanted = f"error: raylet (pid {pids['raylet']}) died (at once with it: engine core (pid {pids['core']})), killed"
+    assert wanted in driver.end()
 
 
 def test_an_error_that_came_first_stays_the_cause(tmp_path):

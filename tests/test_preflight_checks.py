@@ -236,6 +236,7 @@ def test_nothing_fails_in_a_good_launch_and_nothing_is_written(repo):
         ("accumulation", flags("--micro_rollout_batch_size", "2"), "so the first ratio is not 1"),
         ("learning-rate", flags("--num_episodes", "10"), "0.000106 at step 20 of 20, 11% of 0.001"),
         ("learning-rate", flags("--num_episodes", "3"), "the run ends after 6 optimizer steps, before step 20"),
+        ("learning-rate", flags("--num_episodes", "1", "--lr_warmup_ratio", "0.03"), "the run ends after 2 optimizer"),
         ("reward", reward_of("return {'rewards': 0.5}"), "gold 0.5, wrong 0.5"),
         ("gpus", lambda repo, patch: smi(repo, patch, 0, 9000, 0, 0, 0), "in use: GPU 1"),
     ],

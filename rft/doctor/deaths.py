@@ -87,12 +87,14 @@ class Deaths:
 
         The training process's own end is the run's end: only what killed another process is found here.
         """
+        together = self._together()
+        return None if not together or self._told_before(together[0]) else together[0]
+
+    def _together(self) -> list[Death]:
+        """The first death and those that were noticed at once with it, which pulls the others along first."""
         found = [death for death in self.dead if death.who.role != roles.TRAINING]
-        if not found:
-            return None
         together = [death for death in found if death.time - found[0].time <= TOGETHER_S]
-        first = min(together, key=lambda death: roles.ESSENTIAL.index(death.who.role))
-        return None if self._told_before(first) else first
+        return sorted(together, key=lambda death: roles.ESSENTIAL.index(death.who.role))
 
     def _told_before(self, death: Death) -> bool:
         """Did the log tell of the run's end already? Actors are taken down after that."""
@@ -122,4 +124,6 @@ class Deaths:
             else "killed from outside (SIGKILL, out of memory?) or crashed"
         )
         said = runlog.cause(self._log, 1) if returncode is not None else "the rest of the run hung without it"
-        return f"{death.who.name} died, {why}; {said}"
+        others = ", ".join(other.who.name for other in self._together()[1:])
+        with_it = f" (at once with it: {others})" if others else ""
+        return f"{death.who.name} died{with_it}, {why}; {said}"

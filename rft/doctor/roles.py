@@ -20,7 +20,7 @@ CORE = "engine core"
 WORKER = "engine worker"
 LAUNCHER = "launcher"
 #: a run cannot go on without any of these
-ESSENTIAL = ("Ray's GCS", "raylet", TRAINING, CONTROLLER, "critic", "reference actor", ACTOR, ENGINE, CORE, WORKER)
+ESSENTIAL = ("raylet", "Ray's GCS", TRAINING, CONTROLLER, "critic", "reference actor", ACTOR, ENGINE, CORE, WORKER)
 
 _RAY_ACTORS = {
     "PPOTrainer": CONTROLLER,

@@ -29,13 +29,16 @@ def learning_rate(subject: Subject) -> Result:
     """Fails where the rate has not got off the ground by the step that is judged: a warm-up that is too long.
 
     A run that is short, so that it ends before or is decaying by then, may be meant so (a trial): that is a warning,
-    where ``rft preflight-lr`` says no.
+    where ``rft preflight-lr`` says no. One step of warm-up, the least there is, is never too long.
     """
     plan = plan_of(subject)
     if plan is None:
         return skipped("the number of prompts is known to the data set library only")
     if plan.passes:
         return ok(f"{verdict(plan)}; {plan.steps_a_rollout} steps a rollout")
-    if max(plan.share(step) for step in range(1, min(JUDGED_STEP, plan.steps) + 1)) >= MIN_SHARE:
+    if (
+        plan.warmup_steps <= 1
+        or max(plan.share(step) for step in range(1, min(JUDGED_STEP, plan.steps) + 1)) >= MIN_SHARE
+    ):
         return warn(verdict(plan), f"for more than a trial: {remedy(plan)}")
     raise RftError(f"learning rate {verdict(plan)}; {remedy(plan)}")
