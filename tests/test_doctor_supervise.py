@@ -122,6 +122,22 @@ def test_an_error_that_came_first_stays_the_cause(tmp_path):
     assert "returned 1" in driver.end()
 
 
+def test_an_error_of_the_death_itself_is_no_earlier_cause(tmp_path):
+    """A launcher that is slow to look finds the death and its traceback together."""
+    code = FAMILY + "core.wait(); print('Traceback (most recent call last):')\n"
+    driver = Driver(
+        tmp_path, code + "print('ray.exceptions.ActorDiedError: gone'); (metrics / 'told').touch(); sys.exit(1)"
+    )
+    pids = driver.watched()
+    driver.process.send_signal(signal.SIGSTOP)
+    wait_until(lambda: family.state(driver.process.pid) == "T")
+    os.kill(pids["core"], signal.SIGKILL)
+    wait_until((driver.folder / "metrics" / "told").exists)
+    driver.process.send_signal(signal.SIGCONT)
+    wanted = f"engine core (pid {pids['core']}) died, killed from outside (SIGKILL, out of memory?) or crashed; ray.exc"
+    assert wanted in driver.end()
+
+
 def test_a_run_that_hangs_on_a_death_is_ended(tmp_path):
     driver = Driver(tmp_path, FAMILY + "time.sleep(600)", LINGER_S="2")
     pids = driver.watched()

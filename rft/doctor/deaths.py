@@ -25,6 +25,10 @@ TOGETHER_S = 0.05  # deaths so near one another that the order of notice says no
 LINGER_S = 20.0  # after an essential process has gone the run gets this long to say so itself
 # The main process's own traceback, or an error of this project's in any process: the deaths after it are its doing.
 _TOLD = re.compile(rb"^Traceback \(most recent call last\)|rft\.errors\.RftError: ", re.M)
+# Errors that a death brings about; a launcher that looks late, on a busy machine, finds them told already.
+_FOLLOWS = re.compile(
+    r"(ray\.exceptions\.)?(ActorDied|RayActor|ActorUnavailable|NodeDied|LocalRayletDied)Error|.*EngineDeadError"
+)
 
 
 @dataclass(frozen=True)
@@ -100,9 +104,10 @@ class Deaths:
         """Did the log tell of the run's end already? Actors are taken down after that."""
         try:
             with open(self._log, "rb") as file:
-                return _TOLD.search(file.read(death.log_bytes)) is not None
+                told = _TOLD.search(file.read(death.log_bytes)) is not None
         except OSError:
             return False
+        return told and not _FOLLOWS.match(runlog.cause(self._log, 1))
 
     def overdue(self) -> Death | None:
         """A death that the run has not followed for `LINGER_S`: it hangs."""
