@@ -15,6 +15,7 @@ from pathlib import Path
 from rft import attention, reference
 from rft.cluster import port_is_free
 from rft.data_files import looks_local
+from rft.disk.usage import existing
 from rft.errors import RftError
 from rft.provenance import gpus
 from rft.runs import Paths
@@ -163,14 +164,6 @@ def is_gpt_oss(name: str | None, repo: Path) -> bool:
     return "gpt-oss" in (name or "")
 
 
-def _existing(path: Path) -> Path:
-    """The path or its nearest ancestor that exists."""
-    path = Path(path).absolute()
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    return path
-
-
 def check_outputs(paths: Paths) -> None:
     """Every output folder can be made and written."""
     for name, folder in (("run", paths.run_dir), ("metrics", paths.metrics), ("samples", paths.samples)):
@@ -181,7 +174,7 @@ def check_outputs(paths: Paths) -> None:
 
 
 def _writable(what: str, folder: str) -> None:
-    there = _existing(Path(folder))
+    there = existing(Path(folder))
     if not there.is_dir():
         raise RftError(f"{what} {folder}: {there} is a file; name another place")
     try:
@@ -206,7 +199,7 @@ def checkpoint_bytes(args: Namespace, repo: Path) -> int:
 
 def free_bytes(folder: str) -> int:
     """Of the disk that a folder is or would be on."""
-    return shutil.disk_usage(_existing(Path(folder))).free
+    return shutil.disk_usage(existing(Path(folder))).free
 
 
 def check_disk(args: Namespace, repo: Path, paths: Paths, env: dict[str, str]) -> None:

@@ -51,8 +51,8 @@ class StepLog:
 
     def write(self, step: int, episode: int, status: dict) -> dict:
         """Append the step's line; `status` holds its figures, of which only numbers are written. Returns the line."""
-        now = time.perf_counter()
-        record = self._record(step, episode, status, self.clock.take(), now)
+        seconds, now = self.clock.take(), time.perf_counter()
+        record = self._record(step, episode, status, seconds, now)
         self.began = now
         metrics_file.append(os.path.join(metrics_file.folder(), FILE), record)
         return record
@@ -100,16 +100,17 @@ def drop_after(step: int, sync_version: int, line: dict | None = None) -> None:
 
     line  of `step`, as its checkpoint holds it (`StepLog.draft`): appended if the run was killed before it was written
     """
+    written: list[dict] = []
     for name, key in LOGS:
         path = os.path.join(metrics_file.folder(), name)
         if os.path.exists(path):
             last = sync_version if key == "version" else step
             kept = [record for record in _whole_lines(path) if not _after(record.get(key), last)]
-            metrics_file.write_all(path, _once(kept) if name == FILE else kept)
-    path = os.path.join(metrics_file.folder(), FILE)
-    written = _whole_lines(path) if os.path.exists(path) else []
+            if name == FILE:
+                kept = written = _once(kept)
+            metrics_file.write_all(path, kept)
     if line is not None and not any(one.get("event") == "train" and one.get("step") == step for one in written):
-        metrics_file.append(path, line)
+        metrics_file.append(os.path.join(metrics_file.folder(), FILE), line)
 
 
 def _after(place, last: int) -> bool:

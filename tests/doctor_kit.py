@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from rft.doctor import family
+from rft import runs
 
 IDLE = "import queue\ndef run_busy_loop():\n    queue.Queue().get()\nrun_busy_loop()"
 REWARD = """
@@ -46,7 +46,7 @@ def run_folder(parent: Path, run_id: str = "r-1", **record) -> Path:
     paths = {key: str(folder / key) for key in ("metrics", "samples", "ckpt", "save")}
     paths |= {"run_dir": str(folder), "log": str(folder / "log.txt")}
     value = {"id": run_id, "name": "t", "status": "running", "start": time.time(), "paths": paths}
-    value |= {"pid": os.getpid(), "pid_started": family._started(os.getpid())}
+    value |= {"pid": os.getpid(), "pid_started": runs.process_start(os.getpid())}
     (folder / "run.json").write_text(json.dumps({**value, **record}))
     (folder / "log.txt").write_text("hello\n")
     lines = [{"event": "train", "step": step, "step_s": 2.0, "time": time.time()} for step in (1, 2, 3)]

@@ -107,8 +107,7 @@ def test_resume_auto_takes_the_newest_whole_one_and_says_what_it_skipped(tmp_pat
 
 def test_resume_auto_refuses_while_the_run_is_under_way(tmp_path, monkeypatch):
     monkeypatch.setenv("RFT_RUNS_DIR", str(tmp_path))
-    name = "process_start" if hasattr(runs, "process_start") else "_process_start"
-    started = getattr(runs, name)(os.getpid())
+    started = runs.process_start(os.getpid())
     record_run(tmp_path, "live", 1.0, status="running", pid=os.getpid(), pid_started=started)
     with pytest.raises(RftError, match="live is still running"):
         auto.resolve("auto", "t")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+from rft import runs
 from rft.doctor import roles
 from rft.doctor.roles import Member
 
@@ -21,7 +22,7 @@ def of_run(record: dict) -> list[psutil.Process]:
     found: dict[int, psutil.Process] = {}
     with contextlib.suppress(psutil.Error):
         launcher = psutil.Process(record.get("pid") or -1)
-        if _started(launcher.pid) == record.get("pid_started"):
+        if runs.process_start(launcher.pid) == record.get("pid_started"):
             found = {process.pid: process for process in [launcher, *launcher.children(recursive=True)]}
     mark = f"RFT_RUN_ID={record.get('id')}".encode()
     for process in psutil.process_iter():
@@ -83,11 +84,6 @@ def _alive(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.Error):
         return process.status() != psutil.STATUS_ZOMBIE
     return False
-
-
-def _started(pid: int) -> int | None:
-    words = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    return int(words[19]) if len(words) > 19 else None
 
 
 def _read(path: str) -> str:
