@@ -111,8 +111,10 @@ class Deaths:
 
     def overdue(self) -> Death | None:
         """A death that the run has not followed for `LINGER_S`: it hangs."""
-        first = self.first()
-        return first if first is not None and time.monotonic() - first.time > LINGER_S else None
+        together = self._together()
+        if not together or time.monotonic() - together[0].time <= LINGER_S:
+            return None  # asked at every poll: the log is read only when it matters
+        return self.first()
 
     def cause(self, returncode: int | None) -> str | None:
         """One line on the process that died first, with what the log says about it; None where none did.
