@@ -196,7 +196,10 @@ def test_thirty_random_kills(runs):
         role, rank = generator.choice([*ROLES.values(), ("training process", 0), ("policy actor", 0)])
         run.wait_for_steps(1)
         time.sleep(generator.uniform(0, 5))
-        line = run.killed(run.pid_of(role, rank))
+        pid = run.pid_of(role, rank)
+        line = run.killed(pid)
         print(f"kill {number + 1}: {role}: {line}")
+        # perhaps beside one that died at once with it
+        assert f"{role} (pid {pid})" in line or f"the {role} was killed by SIGKILL" in line
         assert_no_gap_and_no_repeat(run)
         assert all(verify(folder) is None for folder in checkpoints(run.ckpt))
