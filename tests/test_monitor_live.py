@@ -179,3 +179,10 @@ def test_a_key_works_again_after_a_stop(tmp_path, start):
         time.sleep(0.01)
     terminal.press("q")
     assert terminal.end() == 0
+
+
+def test_news_wait_for_their_turn_but_no_longer_than_a_redraw_without_them():
+    from rft.monitor import live
+
+    assert live.pause_s(news=True, cost_s=0.01) == pytest.approx(0.01 / live.DRAW_SHARE)
+    assert live.pause_s(news=True, cost_s=3.0) == live.pause_s(news=False, cost_s=3.0) == live.REDRAW_S

@@ -18,7 +18,7 @@ from rft.monitor.screen import View, draw
 from rft.monitor.state import Follow
 
 REDRAW_S = 10.0  # without news: the ages on the screen
-DRAW_SHARE = 0.01  # of a core, at most: news that come faster wait for their turn
+DRAW_SHARE = 0.01  # of a core: news that come faster wait for their turn, never longer than without news
 DISKS_EVERY_S = 30.0
 GPU_WAIT_S = 5.0  # of a snapshot, for nvidia-smi
 
@@ -100,6 +100,11 @@ def _write_svg(path: Path, console: Console) -> None:
         raise RftError(f"--svg {path}: {err.strerror}; name a file in a folder that is there") from err
 
 
+def pause_s(news: bool, cost_s: float) -> float:
+    """Seconds from one drawing to the next, of which the last took cost_s of CPU time."""
+    return min(cost_s / DRAW_SHARE, REDRAW_S) if news else REDRAW_S
+
+
 def watch(args, console: Console) -> int:
     """The screen, until q, Ctrl-C or the terminal's end."""
     monitor = Monitor(args, console)
@@ -107,9 +112,8 @@ def watch(args, console: Console) -> int:
     with Keys() as keys, Live(console=console, screen=True, auto_refresh=False, transient=True) as live:
         while True:
             news, now = monitor.poll() or news, time.monotonic()
-            due = now - drawn_at >= (cost / DRAW_SHARE if news else REDRAW_S)
             size = console.size  # before it is drawn: a resize meanwhile is seen in the next round
-            if due or size != drawn_size:
+            if now - drawn_at >= pause_s(news, cost) or size != drawn_size:
                 began = time.thread_time()
                 live.update(Group(*monitor.lines(size.height)), refresh=True)
                 drawn_at, drawn_size, news, cost = now, size, False, time.thread_time() - began
