@@ -15,11 +15,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(autouse=True)
 def clean_env(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No variable of the caller's shell decides a test: not the run's folders, a cluster's address or git's."""
+    """No variable of the caller's shell decides a test: run folders, a cluster's address, git's, a terminal's size."""
     for name in list(os.environ):
         if name.startswith(("RFT_", "GIT_")) and name != "RFT_SHARED_DATA":
             monkeypatch.delenv(name)
-    for name in ("METRICS_LOG_DIR", "SAMPLES_LOG_DIR", "RAY_ADDRESS", "PYTHON", "PYTHONPATH"):
+    for name in ("METRICS_LOG_DIR", "SAMPLES_LOG_DIR", "RAY_ADDRESS", "PYTHON", "PYTHONPATH", "COLUMNS", "LINES"):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Usage: bash tests/run.sh [--fast] [pytest options and paths]
 #
-# Sets up, lints (ruff, shellcheck), then runs the tests: the fast tier, then the engine tier, which starts real engines.
+# Sets up, lints (ruff, shellcheck), then runs the tests: the fast tier (a worker a core, at most 8; -n 0: in one
+# process), then the engine tier, which starts real engines.
 #   --fast   leave the engine tier out
 # Ends by saying how many engine-tier tests ran; a whole run in which none ran has failed.
 set -euo pipefail
@@ -25,11 +26,13 @@ lint() {
   check shellcheck "$BIN/shellcheck" "${scripts[@]}"
 }
 
-# tier NAME MARK REPORT OPTIONS...: 5 is pytest's "no tests collected", which a path or -k can bring about in one tier.
+# tier NAME MARK REPORT OWN CALLER'S...: OWN is one string of options, the caller's may overrule them. 5 is pytest's
+# "no tests collected", which a path or -k can bring about in one tier.
 tier() {
-  local name=$1 mark=$2 report=$3 code=0
-  shift 3
-  "$BIN/python" -m pytest -q -m "$mark" --junitxml="$report" "$@" || code=$?
+  local name=$1 mark=$2 report=$3 code=0 own
+  read -ra own <<<"$4"
+  shift 4
+  "$BIN/python" -m pytest -q -m "$mark" --junitxml="$report" "${own[@]}" "$@" || code=$?
   if [[ $code != 0 && ! ($code == 5 && $# -gt 0) ]]; then FAILED+=("$name"); fi
 }
 
@@ -65,10 +68,10 @@ main() {
   lint
   REPORTS=$(mktemp -d)
   trap 'rm -rf "${REPORTS:?}"' EXIT
-  tier 'fast tier' 'not engine' "$REPORTS/fast.xml" "$@"
+  tier 'fast tier' 'not engine' "$REPORTS/fast.xml" '-n auto --maxprocesses 8 --dist loadfile' "$@"
   local ran=0 bad=0 skipped=0
   if [[ $fast == no ]]; then
-    tier 'engine tier' engine "$REPORTS/engine.xml" "$@"
+    tier 'engine tier' engine "$REPORTS/engine.xml" '--durations 20' "$@"
     read -r ran bad skipped < <(count "$REPORTS/engine.xml")
     if [[ $ran == 0 && $# == 0 ]]; then FAILED+=('engine tier: no test ran'); fi
     echo "engine tier: $ran tests ran, $bad failed, $skipped skipped"
