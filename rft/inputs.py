@@ -122,7 +122,7 @@ def check_model(flag: str, name: str | None, repo: Path, env: dict[str, str]) ->
         _read_json(path / "config.json", flag)
     elif path.exists() or looks_local(name, repo):
         raise RftError(f"{flag} {name}: no such folder (relative to {repo}); give a model folder or a hub id")
-    elif env.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on") and not _cached(name, env):
+    elif hub_is_off(env) and not cached(name, env):
         raise RftError(f"{flag} {name}: not in the hub cache and HF_HUB_OFFLINE is set; download it or unset that")
 
 
@@ -144,7 +144,12 @@ def check_loading(args: Namespace, repo: Path) -> None:
             raise RftError(f"--experts resident: {args.pretrain} is no MXFP4 checkpoint ({what}); leave the flag out")
 
 
-def _cached(name: str, env: dict[str, str]) -> bool:
+def hub_is_off(env: dict[str, str]) -> bool:
+    return env.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on")
+
+
+def cached(name: str, env: dict[str, str]) -> bool:
+    """A snapshot of the hub model lies in the cache, its config.json at least."""
     home = Path(env.get("HF_HOME") or Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface")
     hub = Path(env.get("HF_HUB_CACHE") or home / "hub")
     return any((hub / f"models--{name.replace('/', '--')}" / "snapshots").glob("*/config.json"))

@@ -205,7 +205,11 @@ def test_what_the_streamed_loader_can_read(repo):
     mxfp4 = {"quantization_config": {"quant_method": "mxfp4"}}
     (repo / "model" / "config.json").write_text(json.dumps(CONFIG | mxfp4))
     check(repo, experts="resident")
-    check(repo, pretrain="openai/gpt-oss-20b", experts="resident")
+    snapshot = repo / "hf" / "hub" / "models--openai--gpt-oss-20b" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    env = {**CPU, "RFT_MIN_FREE_GB": "0.01", "HF_HOME": str(repo / "hf")}
+    check(repo, env, pretrain="openai/gpt-oss-20b", experts="resident")
 
 
 def test_flash_attention_is_for_models_without_sinks(repo):

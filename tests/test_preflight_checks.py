@@ -6,14 +6,16 @@ import resource
 import shutil
 import socket
 import sys
+import threading
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import preflight_kit as kit
 import pytest
 
 from rft.errors import RftError
-from rft.preflight import machine, table, tokens
+from rft.preflight import machine, recipe, table, tokens
 from rft.preflight.result import FAIL, OK, SKIPPED, WARN, Result, Subject
 
 GPU = {"DS_ACCELERATOR": "cuda", "RFT_MIN_SHM_GB": "0.01"}
@@ -70,6 +72,10 @@ def judge_in_a_composition(repo, patch):
     parts = "".join(f'[[part]]\nname = "{name}"\nbuiltin = "{name}"\n' for name in ("exact_match", "judge"))
     (repo / "mix.toml").write_text(parts)
     return replace(no_key(repo, patch), args=kit.arguments("--remote_rm_url", "mix.toml"))
+
+
+def hub_away(repo, patch):
+    return kit.subject(repo, kit.arguments("--engine_pretrain", "nobody/x"), {"HF_ENDPOINT": "http://127.0.0.1:1"})
 
 
 def bad_label(repo, patch):
@@ -164,6 +170,7 @@ FAULTS = [
     ("batches", flags("--train_batch_size", "24"), "does not divide a rollout"),
     ("accumulation", flags("--micro_train_batch_size", "5"), "5 x 2 ranks = 10; choose one, such as 30"),
     ("model", flags("--engine_pretrain", "./nowhere"), "no such folder"),
+    ("model", hub_away, "--engine_pretrain nobody/x: not in the hub cache, and http://127.0.0.1:1 does not answer (["),
     ("reward-file", flags("--remote_rm_url", "none.py"), "no such file"),
     ("reward-file", flags("--remote_rm_url", "none.toml"), "no such file"),
     ("judge", no_key, "set GEMINI_API_KEY"),
@@ -288,3 +295,26 @@ def test_a_long_prompt_is_found_among_rows_that_are_not_tokenised(repo, monkeypa
         file.write(json.dumps({"input": "?" * 290, "label": "1"}) + "\n")
     with pytest.raises(RftError, match=r"1 of 13 prompts are longer .* train.jsonl line 9; set --prompt_max_len 3"):
         tokens.prompt_lengths(kit.subject(repo, args))
+
+
+def test_a_hub_that_refuses_has_answered_and_a_cached_model_asks_nobody(repo, tmp_path):
+    asked = []
+
+    class Refuses(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            asked.append(self.path)
+            self.send_error(401)
+
+        def log_message(self, *args):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Refuses) as hub:
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        there = {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(tmp_path)}
+        subject = kit.subject(repo, kit.arguments("--engine_pretrain", "me/x"), there)
+        assert recipe.model(subject).verdict == OK and asked == ["/me/x/resolve/main/config.json"]
+        snapshot = tmp_path / "hub" / "models--me--x" / "snapshots" / "1"
+        snapshot.mkdir(parents=True)
+        (snapshot / "config.json").write_text("{}")
+        assert recipe.model(subject).verdict == OK and len(asked) == 1
+        hub.shutdown()

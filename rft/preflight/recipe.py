@@ -1,12 +1,14 @@
 """Checks of the flags and files that a launch names: thin, the facts are `rft.inputs` and `rft.data_files`.
 
-In the launcher's own process; no torch, no network.
+In the launcher's own process; no torch, and no network but one request for a model that has to come from the hub.
 """
 
+import os
 from pathlib import Path
 
 from rft import inputs
 from rft.data_files import check_prompts
+from rft.preflight import hub
 from rft.preflight.result import Result, Subject, ok, skipped, warn
 from rft.rewards import run_reward
 
@@ -58,13 +60,18 @@ def accumulation(subject: Subject) -> Result:
 
 def model(subject: Subject) -> Result:
     """The model's folder or hub id, the trainer's and the engine's."""
-    args, found = subject.args, [subject.args.pretrain]
-    inputs.check_model("--pretrain", args.pretrain, subject.repo, subject.env)
+    args, env = subject.args, subject.env
+    named = {"--pretrain": args.pretrain}
     if getattr(args, "engine_pretrain", None):
-        inputs.check_model("--engine_pretrain", args.engine_pretrain, subject.repo, subject.env)
-        found.append(args.engine_pretrain)
+        named["--engine_pretrain"] = args.engine_pretrain
+    for flag, name in named.items():
+        inputs.check_model(flag, name, subject.repo, env)
     inputs.check_loading(args, subject.repo)
-    return ok(", ".join(found))
+    for flag, name in named.items():
+        folder = subject.repo / os.path.expanduser(name)
+        if not (folder.is_dir() or inputs.hub_is_off(env) or inputs.cached(name, env)):
+            hub.reachable(flag, name, env)
+    return ok(", ".join(named.values()))
 
 
 def reward_file(subject: Subject) -> Result:
