@@ -153,8 +153,6 @@ def start_head(
     cpus   likewise
     port   a port asked for; None = any free one, and another where somebody takes it first
     """
-    if port and not port_is_free(port):  # Ray itself takes half a minute to say so
-        raise RftError(f"Ray head on port {port}: something listens there; free the port or set RFT_RAY_PORT")
     attempts = 1 if port else 3
     for attempt in range(attempts):
         chosen = port or free_ports(1)[0]

@@ -62,21 +62,11 @@ def test_two_heads_at_once_and_nothing_left(tmp_path):
     assert list((tmp_path / "ray").glob("gcs_server*"))
 
 
-def test_a_port_that_is_asked_for_and_taken_is_said_at_once():
-    with socket.socket() as taken:
-        taken.bind(("", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with pytest.raises(RftError, match=f"port {port}: something listens there; free the port or set RFT_RAY_PORT"):
-            cluster.start_head(None, {}, REPO, 1, 1, port=port)
-
-
 @pytest.mark.engine
-def test_a_port_that_is_taken_meanwhile_is_one_clear_line():
+def test_occupied_port_is_one_clear_line():
     code = "import os, sys; from pathlib import Path; from rft import cluster; from rft.processes import Family\n"
-    code += "cluster.port_is_free = lambda port: True\n"
     code += "from rft.errors import RftError\ntry:\n cluster.start_head(Family(), dict(os.environ), Path.cwd(), 1, 1, "
-    code += "port=int(sys.argv[1]), timeout_s=10)\nexcept RftError as err: print(err)"
+    code += "port=int(sys.argv[1]), timeout_s=30)\nexcept RftError as err: print(err)"
     before = set(Path("/tmp").glob("rft-*"))
     with socket.socket() as taken:
         taken.bind(("", 0))
