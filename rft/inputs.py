@@ -122,7 +122,7 @@ def check_model(flag: str, name: str | None, repo: Path, env: dict[str, str]) ->
         _read_json(path / "config.json", flag)
     elif path.exists() or looks_local(name, repo):
         raise RftError(f"{flag} {name}: no such folder (relative to {repo}); give a model folder or a hub id")
-    elif hub_is_off(env) and not cached(name, env):
+    elif env.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on") and not cached(name, env):
         raise RftError(f"{flag} {name}: not in the hub cache and HF_HUB_OFFLINE is set; download it or unset that")
 
 
@@ -142,10 +142,6 @@ def check_loading(args: Namespace, repo: Path) -> None:
         if method != "mxfp4":
             what = f"its quantization is {method}" if method else "it is not quantised"
             raise RftError(f"--experts resident: {args.pretrain} is no MXFP4 checkpoint ({what}); leave the flag out")
-
-
-def hub_is_off(env: dict[str, str]) -> bool:
-    return env.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on")
 
 
 def cached(name: str, env: dict[str, str]) -> bool:

@@ -69,7 +69,7 @@ def model(subject: Subject) -> Result:
     inputs.check_loading(args, subject.repo)
     for flag, name in named.items():
         folder = subject.repo / os.path.expanduser(name)
-        if not (folder.is_dir() or inputs.hub_is_off(env) or inputs.cached(name, env)):
+        if not (folder.is_dir() or inputs.cached(name, env)):
             hub.reachable(flag, name, env)
     return ok(", ".join(named.values()))
 
